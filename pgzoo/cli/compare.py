@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from pgzoo.runs.waiting import ProgressMode, Waiting
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pgzoo.analysis.blocks import Block, ScoreSummary
     from pgzoo.analysis.comparison import ComparisonData
@@ -145,11 +146,9 @@ def show_sensitivity(
 
 def show(comparison: ComparisonData) -> None:
     """Print the comparison as tables."""
-    from rich.console import Console
-
     from pgzoo.analysis.wording import differing_settings
 
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out = common.table_console()
     for block in comparison.all_blocks:
         show_block(out, comparison, block)
     if differing := differing_settings(comparison.differences):
@@ -171,46 +170,51 @@ def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
     out.print()
     rows = [("final score", block.final)] + ([("area under curve", block.area)] if block.area else [])
     for heading, summaries in rows:
-        out.print(summary_table(comparison, heading, summaries))
+        out.print(summary_table(comparison, heading, summaries, out.width), crop=False)
         out.print()
-    table = plain_table("", "P(first higher)", "higher with same seed", "difference of means", "")
+    columns = ("", "P(first higher)", "higher with same seed", "difference of means", "")
+    cells = []
     for pair in block.pairs:
         paired = "-"
         if pair.paired:
             paired = f"{pair.paired.value * pair.matched:g} of {pair.matched}"
-        table.add_row(
+        row = [
             Text(visible(f"{pair.a} > {pair.b}")),
             Text(f"{percent(pair.improvement.value)} {percent_interval(pair.improvement)}".rstrip()),
-            paired,
+            Text(paired),
             Text(f"{signed(pair.difference)} {interval(pair.difference)}".rstrip()),
             Text(pair.verdict, style="green" if pair.settled else "yellow"),
-        )
-    out.print(table)
+        ]
+        cells.append(row)
+    out.print(plain_table(columns, cells, out.width, numbers=(1, 2, 3)), crop=False)
 
 
-def summary_table(comparison: ComparisonData, heading: str, summaries: tuple[ScoreSummary, ...]) -> Table:
+def summary_table(comparison: ComparisonData, heading: str, summaries: tuple[ScoreSummary, ...], width: int) -> Table:
     from rich.text import Text
 
     from pgzoo.analysis.wording import center, interval
 
-    table = plain_table(heading, "seeds", "IQM", "mean", "median")
+    rows = []
     for label, summary in zip(comparison.labels, summaries, strict=True):
         cells = [
             Text(center(e), style="bold").append(f" {interval(e)}".rstrip(), style="not bold dim")
             for e in (summary.iqm, summary.mean, summary.median)
         ]
-        table.add_row(Text(visible(label), style="cyan"), str(summary.seeds), *cells)
-    return table
+        rows.append([Text(visible(label), style="cyan"), Text(str(summary.seeds)), *cells])
+    columns = (heading, "seeds", "IQM", "mean", "median")
+    return plain_table(columns, rows, width, numbers=(1, 2, 3, 4), right=(1,))
 
 
-def plain_table(first: str, *others: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    table.add_column(first, no_wrap=True, overflow="fold", min_width=16)  # a group id stays in one line
-    for name in others:
-        table.add_column(name, justify="right" if name == "seeds" else "left")
-    return table
+def plain_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    width: int,
+    *,
+    numbers: Container[int],
+    right: Container[int] = (),
+) -> Table:
+    """Return a `fitted_table` without lines."""
+    return common.fitted_table(columns, rows, width, numbers=numbers, right=right, header_style="bold dim")
 
 
 class Step:

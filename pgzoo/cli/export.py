@@ -73,7 +73,7 @@ def command(
     found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
     made = []
     for number, one in enumerate(found, 1):
-        to = folder if len(found) == 1 else folder / f"s{one.seed}"
+        to = folder if len(found) == 1 else folder / one.file_name
         with Waiting(f"Exporting {one.name} as {format_}: {number} of {len(found)}", progress):
             plugin = catalog.get("policy", one.policy.component.name).plugin
             needed = dict.fromkeys(["pgzoo", *filter(None, [plugin.distribution])])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import logging
 import os
+import re
 import sys
 from typing import TextIO
 
@@ -15,6 +17,9 @@ __all__ = ["exit_code", "guard"]
 
 SIGPIPE_EXIT = 141
 """What a shell reports for a program that ended because nobody reads its output any more."""
+
+SIMILAR = str.maketrans({"−": "-", "–": "-", "—": "-", "…": "...", "·": "-", "±": "+/-", "×": "x", "─": "-", "━": "-"})
+"""What is printed instead of these characters where the encoding of the terminal doesn't have them."""
 
 
 class _Output(io.FileIO):
@@ -39,7 +44,7 @@ def guard() -> _Output:
     """Let a command continue when its output can't be written, so that a run is trained and tracked to its end.
 
     Descriptors 0 to 2 that are closed lead to the null device, so that no file of a run gets their numbers. Characters
-    that act on a terminal are made visible in warnings.
+    that act on a terminal are made visible in warnings. A variable COLUMNS that isn't a width is removed.
 
     Returns:
         standard output; `exit_code` needs it at the end.
@@ -50,6 +55,8 @@ def guard() -> _Output:
     out = _Output(1, "w", closefd=False)
     sys.stdout = _text(out, sys.stdout)
     sys.stderr = _text(_Output(2, "w", closefd=False), sys.stderr, line_buffering=True)
+    if not re.fullmatch("[1-9][0-9]{0,5}", os.environ.get("COLUMNS", "")):
+        os.environ.pop("COLUMNS", None)  # rich would print nothing in 0 columns
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Visible())
     return out
@@ -60,9 +67,24 @@ def _text(raw: _Output, like: TextIO | None, *, line_buffering: bool = False) ->
     encoding, errors = (like.encoding, like.errors) if like is not None else ("utf-8", "backslashreplace")
     if like is not None:
         like.flush()
+    if encoding.lower() not in ("utf-8", "utf8") and errors in ("strict", "surrogateescape", "backslashreplace"):
+        errors = "pgzoo.readable"
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding, errors, line_buffering=line_buffering or raw.isatty(), write_through=False
     )
+
+
+def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return characters like those that an encoding doesn't have, and undecodable bytes of file names as they were."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    if all("\udc80" <= character <= "\udcff" for character in text):
+        return os.fsencode(text), error.end
+    return text.translate(SIMILAR).encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("pgzoo.readable", _readable)
 
 
 def exit_code(code: int, out: _Output) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pgzoo.cli import common
 from pgzoo.errors import visible
 
 if TYPE_CHECKING:
@@ -22,34 +22,34 @@ must be tuned: hyperparameters to tune for each environment to reach 95 % of the
 
 def show(analysis: SweepAnalysis) -> None:
     """Print the scores in each environment and, with several environments, the sensitivity of each algorithm."""
-    from rich.console import Console
     from rich.text import Text
 
     from pgzoo.analysis.wording import metric_in_words, number
     from pgzoo.cli.compare import plain_table
 
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out = common.table_console()
     out.print(
         Text("\nScores of the settings", style="bold").append(f"  {metric_in_words(analysis.score)}", style="dim")
     )
-    columns = ("environment", "settings", "worst", "5 %", "median", "95 %", "best", "best setting")
-    table = plain_table("", *columns)
+    columns = ("", "environment", "settings", "worst", "5 %", "median", "95 %", "best", "best setting")
+    rows = []
     for found in analysis.algorithms:
         for env in found.environments:
             scale = max(abs(env.worst), abs(env.best))
             numbers = [number(x, scale) for x in (env.worst, env.low, env.median, env.high, env.best)]
             cells = [visible(env.env), str(env.settings), *numbers, setting_text(env.best_setting)]
-            table.add_row(Text(visible(found.algorithm), style="cyan"), *map(Text, cells))
+            rows.append([Text(visible(found.algorithm), style="cyan"), *map(Text, cells)])
     out.print()
-    out.print(table)
+    out.print(plain_table(columns, rows, out.width, numbers=range(2, 8)), crop=False)
     measured = [found for found in analysis.algorithms if found.sensitivity is not None]
     if measured:
         out.print(Text("\nHyperparameter sensitivity", style="bold").append("  normalized scores", style="dim"))
-        table = plain_table("", "environments", "tuned", "shared", "sensitivity", "must be tuned", "shared setting")
-        for found in measured:
-            table.add_row(Text(visible(found.algorithm), style="cyan"), *map(Text, sensitivity_cells(found)))
+        headings = ("", "environments", "tuned", "shared", "sensitivity", "must be tuned", "shared setting")
+        rows = [
+            [Text(visible(found.algorithm), style="cyan"), *map(Text, sensitivity_cells(found))] for found in measured
+        ]
         out.print()
-        out.print(table)
+        out.print(plain_table(headings, rows, out.width, numbers=range(1, 5)), crop=False)
         out.print(f"\n[dim]{EXPLANATION}[/]")
     for found in analysis.algorithms:
         for reason in found.missing:

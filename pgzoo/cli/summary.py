@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,7 @@ from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from pgzoo.runs.result import Result, SeedResult
     from pgzoo.tracking.diagnoses import Diagnosis
@@ -83,24 +81,18 @@ def _refusals(result: Result) -> dict[str, str]:
 
 def _print_result(result: Result) -> None:
     """Print one row per seed and one with statistics over seeds; for a sweep, one row per setting."""
-    from rich.table import Table
-
     config = result.plan.config
     played = [run for run in result.runs if run.returns.size]
     count = max((run.returns.size for run in played), default=0)
     episodes = "1 evaluation episode" if count == 1 else f"{count} evaluation episodes"
     judged = f"returns of the final policy in {episodes}" if count else "not evaluated"
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
     swept = list(config.sweep_axis)
-    for name in (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean"):
-        table.add_column(name, justify="left" if name == "status" else "right")
-    if swept:
-        _add_settings(table, result)
-    else:
-        _add_seeds(table, result)
-    out = _console()
+    columns = (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean")
+    rows = _rows_of_settings(result) if swept else _rows_of_seeds(result)
+    numbers = [k for k, name in enumerate(columns) if name != "status"]
+    out = common.table_console()
     out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
-    out.print(table)
+    out.print(common.fitted_table(columns, rows, out.width, numbers=numbers, right=numbers), crop=False)
     if swept:
         out.print("[dim]Statistics are over the mean returns of the seeds.[/]")
     elif len(result.runs) > 1:
@@ -143,36 +135,37 @@ def _format_diagnoses(result: Result) -> list[str]:
     return lines
 
 
-def _add_seeds(table: Table, result: Result) -> None:
+def _rows_of_seeds(result: Result) -> list[list[Text]]:
+    from rich.text import Text
+
     digits = _digits(result)
+    rows = []
     for run in result.runs:
-        table.add_row(
-            str(run.seed),
-            _colored(run.status),
-            f"{run.env_steps:,}",
-            *_statistics(run.returns, digits, ddof=0),
-            f"{run.greedy_returns.mean():.{digits}f}" if run.greedy_returns.size else "-",
-        )
+        numbers = [f"{run.env_steps:,}", *_statistics(run.returns, digits, ddof=0)]
+        numbers.append(f"{run.greedy_returns.mean():.{digits}f}" if run.greedy_returns.size else "-")
+        rows.append([Text(str(run.seed)), _colored(run.status), *map(Text, numbers)])
     if len(result.runs) > 1:
-        table.add_row("all", "", f"{result.env_steps:,}", *_statistics_over_seeds(result.runs, digits), style="bold")
+        cells = ["all", "", f"{result.env_steps:,}", *_statistics_over_seeds(result.runs, digits)]
+        rows.append([Text(cell, style="bold") for cell in cells])
+    return rows
 
 
-def _add_settings(table: Table, result: Result) -> None:
+def _rows_of_settings(result: Result) -> list[list[Text]]:
+    from rich.text import Text
+
     from pgzoo.runs.result import BADNESS
 
+    rows = []
     digits = _digits(result)
     settings = {tuple(run.settings.values()): run.settings for run in result.runs}
     for values, setting in sorted(settings.items()):
         runs = [run for run in result.runs if run.settings == setting]
         status = max((run.status for run in runs), key=BADNESS.index)
         steps = sum(run.env_steps for run in runs)
-        table.add_row(
-            *(visible(str(value)) for value in values),
-            str(len(runs)),
-            _colored(status),
-            f"{steps:,}",
-            *_statistics_over_seeds(runs, digits),
-        )
+        before = [*(visible(str(value)) for value in values), str(len(runs))]
+        after = [f"{steps:,}", *_statistics_over_seeds(runs, digits)]
+        rows.append([*map(Text, before), _colored(status), *map(Text, after)])
+    return rows
 
 
 def _digits(result: Result) -> int:
@@ -190,8 +183,10 @@ def _statistics_over_seeds(runs: Sequence[SeedResult], digits: int) -> list[str]
     return [*_statistics(means, digits, ddof=1), f"{np.mean(greedy):.{digits}f}" if greedy else "-"]
 
 
-def _colored(status: MemberStatus) -> str:
-    return f"[{COLORS[status]}]{status}[/]"
+def _colored(status: MemberStatus) -> Text:
+    from rich.text import Text
+
+    return Text(status, style=COLORS[status])
 
 
 def _print_profile(result: Result) -> None:
@@ -205,7 +200,7 @@ def _print_profile(result: Result) -> None:
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase, seconds in parts.items():
         table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
-    _console().print(table)
+    common.table_console().print(table)
     config = result.plan.config
     if config.backend == "compiled" and "collect/compiled" not in parts:
         common.echo(
@@ -234,7 +229,7 @@ def _print_next_steps(result: Result) -> None:
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
     settings = {tuple(run.settings.items()) for run in result.runs}
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
-    out = _console()
+    out = common.table_console()
     lines = [
         f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"Time      {_format_time(result)}",
@@ -279,12 +274,6 @@ def process_seconds() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
         return time.monotonic() - IMPORTED
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def _statistics(values: ArrayLike, digits: int, ddof: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,18 +10,18 @@ import click
 from pgzoo.cli.common import (
     command_line,
     echo,
+    fitted_table,
     json_option,
     open_catalog,
     plugin_options,
     progress_mode_option,
     stdout_to_stderr,
+    table_console,
 )
 from pgzoo.cli.run import AlgorithmGroup, catalog_of, file_options
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from pgzoo.analysis.statistics import Estimate
     from pgzoo.search.result import SweepResult
 
@@ -261,13 +260,12 @@ def _conclude(ctx: click.Context, result: SweepResult, as_json: bool) -> None:
 
 def _print_result(result: SweepResult) -> None:
     """Print the best trials of the search, the best ones on fresh seeds, and where everything is."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from pgzoo.errors import visible
     from pgzoo.search.result import format_settings
 
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out = table_console()
     finished = [row for row in result.trials if row.score is not None]
     failed = sum(row.status == "failed" for row in result.trials)
     pruned = sum(row.status == "pruned" for row in result.trials)
@@ -275,21 +273,14 @@ def _print_result(result: SweepResult) -> None:
     out.print(f"\n[bold]{visible(result.algorithm)} on {visible(result.env)}[/]: {counts}\n")
     what = {"final": "return of the final policy", "auc": "mean height of the learning curve"}[result.objective]
     if result.finalists:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("trial", "in the search", "fresh seeds", "95 % interval", "shrinkage"):
-            table.add_column(name, justify="right")
-        table.add_column("settings", overflow="fold")
+        columns = ("trial", "in the search", "fresh seeds", "95 % interval", "shrinkage", "settings")
+        rows = []
         for finalist in result.finalists:
             fresh = finalist.fresh
-            table.add_row(
-                str(finalist.number),
-                _number(finalist.search_score),
-                _number(fresh.value),
-                _interval(fresh),
-                _number(finalist.shrinkage),
-                visible(format_settings(finalist.settings)),
-            )
-        out.print(table)
+            numbers = (finalist.search_score, fresh.value)
+            cells = [str(finalist.number), *map(_number, numbers), _interval(fresh), _number(finalist.shrinkage)]
+            rows.append([Text(cell) for cell in (*cells, visible(format_settings(finalist.settings)))])
+        out.print(fitted_table(columns, rows, out.width, numbers=range(5), right=range(5)), crop=False)
         fresh_count = len(result.finalists[0].scores)
         out.print(
             f"[dim]{what.capitalize()}, interquartile mean over {len(result.seeds)} seeds in the search and "
@@ -315,12 +306,10 @@ def _print_result(result: SweepResult) -> None:
     out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
 
 
-def _interval(estimate: Estimate) -> Text:
-    from rich.text import Text
-
+def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
-        return Text("-")
-    return Text(f"[{_number(estimate.low)}, {_number(estimate.high)}]")
+        return "-"
+    return f"[{_number(estimate.low)}, {_number(estimate.high)}]"
 
 
 def _number(value: float | None) -> str:

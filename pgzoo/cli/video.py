@@ -31,7 +31,7 @@ __all__ = ["command"]
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write; with several runs, the seed is appended to the name.  [default: NAME.mp4]",
+    help="File to write; with several runs, the setting and seed are appended.  [default: NAME.mp4]",
 )
 @click.option(
     "--episodes",
@@ -91,7 +91,7 @@ def command(
     for one in found:
         path = out or Path(re.sub(r"[^\w.-]+", "-", one.name) + ".mp4")
         if out is not None and len(found) > 1:
-            path = out.with_stem(f"{out.stem}-s{one.seed}")
+            path = out.with_stem(f"{out.stem}-{one.file_name}")
         frames = Frames(episodes)
         with stdout_to_stderr(), Waiting(partial(_progress, path, frames), progress):
             returns = video.record(

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
-import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from gymnasium.envs import registration
 from pgzoo.envs.checks import blame_environment
 from pgzoo.errors import EnvError, did_you_mean, raised_at
 from pgzoo.extras import install_hint
+from pgzoo.quiet import prints_to_stderr, without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,8 +247,7 @@ def _import(module: str, what: str) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide warnings about versions, which the messages here cover, and send what is printed to stderr."""
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
+    with without_warnings(), prints_to_stderr():
         yield
 
 

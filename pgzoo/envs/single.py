@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from pgzoo.envs.ids import find
 from pgzoo.envs.wrappers import Wrap, apply, find_wrappers
 from pgzoo.errors import EnvError
 from pgzoo.ops.entries import PackedSpace, array_space, learnable
+from pgzoo.quiet import without_warnings
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -50,8 +50,8 @@ def make(
 
     The checks that gymnasium adds for authors of environments are left out: they cost a fifth of a step.
     """
-    with warnings.catch_warnings(), blame_environment(spec.id, "its constructor"):
-        warnings.simplefilter("ignore")  # `pgzoo.envs.ids` has a better message on old versions
+    # `pgzoo.envs.ids` has a better message on old versions than the warnings
+    with without_warnings(), blame_environment(spec.id, "its constructor"):
         env = gym.make(spec, disable_env_checker=True, **settings)
     env = apply(env, spec.id, wrappers)
     for name in ("observation_space", "action_space"):

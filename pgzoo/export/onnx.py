@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +36,7 @@ from pgzoo.ops.distributions import (
     TanhGaussian,
 )
 from pgzoo.ops.entries import PackedSpace
+from pgzoo.quiet import shared, without_warnings
 from pgzoo.types import Array, Inputs
 
 __all__ = ["NAME", "write_onnx"]
@@ -278,14 +278,14 @@ def _name_batch(model: Any) -> None:
             value.shape[0] = "N"
 
 
+@shared
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the exporter's warnings and output, which a user can't act on."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with without_warnings(), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(disabled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,12 @@ class PlayablePolicy:
     run: Found | None = None
     max_steps: int = EVAL_MAX_STEPS
     algorithm: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name of its files among those of its group: `s0`, or `learning_rate-0.0003-s0` in a sweep."""
+        own = self.run.run_key.removeprefix(f"{self.run.group}-") if self.run else ""
+        return own if re.fullmatch(r"[\w.-]*s\d+", own) else f"s{self.seed}"  # runs of a store may have any key
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pgzoo.envs.single import action_mask, make_single
 from pgzoo.errors import EnvError, UsageError
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.extras import install_hint, present
+from pgzoo.quiet import shared
 from pgzoo.training.seeding import EVALUATION_ROOT, reset_seeds
 from pgzoo.types import EnvRequest
 
@@ -96,6 +97,7 @@ def enlarge(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frame if times == 1 else frame.repeat(times, axis=0).repeat(times, axis=1)
 
 
+@shared
 @contextmanager
 def _without_display() -> Iterator[None]:
     """Let SDL (pygame) work without a display or a sound card, as frames are drawn in memory."""

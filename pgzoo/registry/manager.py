@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
@@ -20,6 +19,7 @@ from pathlib import Path
 from pluggy import PluginManager
 
 from pgzoo.errors import PluginError, UnknownName, UsageError, did_you_mean, raised_at, visible
+from pgzoo.quiet import prints_to_stderr
 from pgzoo.registry import files, hooks
 from pgzoo.registry.catalog import PluginCatalog, PluginInfo, Registry, Source, describe_error, shortened
 from pgzoo.registry.trace import traced
@@ -109,7 +109,7 @@ def _load_and_add(candidate: _Candidate, catalog: PluginCatalog, manager: Plugin
     info = candidate.info
     plugin: object = None
     try:
-        with redirect_stdout(sys.stderr):  # keep a plugin's output out of a command's JSON
+        with prints_to_stderr():  # keep a plugin's output out of a command's JSON
             plugin = candidate.load()
             if any(plugin is other for other in catalog.objects.values()):
                 return  # `--import` of a module that is installed as a plugin as well

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 
 from pgzoo.errors import ConfigError
+from pgzoo.quiet import without_warnings
 from pgzoo.registry import PluginCatalog
 from pgzoo.registry.catalog import Entry, PluginInfo
 from pgzoo.registry.changes import PYTHON
@@ -126,8 +126,7 @@ def _register_env(make: Any) -> str:
         )
     module, _, name = name_object(make).partition(":")
     gym_id = re.sub(r"[^\w.]", "_", name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook cell that is run again defines the function again
+    with without_warnings():  # a notebook cell that is run again defines the function again
         gym.register(gym_id, entry_point=make)
     return f"{module}:{gym_id}"
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import Layer, read_yaml
 from pgzoo.errors import CheckpointError, StoreError, UsageError
-from pgzoo.protocols import RunControl
 from pgzoo.registry.changes import changes
 from pgzoo.runs import callbacks
 from pgzoo.runs.initial import find_sources
@@ -29,6 +28,7 @@ from pgzoo.tracking.missing_code import explain_missing_code
 from pgzoo.tracking.points import points, steps_of
 from pgzoo.training import checkpoint
 from pgzoo.training.events import EpisodesFinished, Event
+from pgzoo.training.loop import Control
 
 if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
@@ -151,12 +151,19 @@ def reproduce(found: Found, catalog: PluginCatalog) -> Reproduction:
     compared = stages if cut is None else stages[: cut + 1]
     then = points(record for stage in compared for record in stage.comparable())
     with_callbacks = callbacks.TAG in _tags(stages)
-    now = points(_run_again(found, compared, catalog, compared[-1].last_step if with_callbacks else None))
+    by_clock = read_yaml(found.artifact("config.yaml")).values.get("max_minutes") is not None
+    last_step = max(stage.last_step for stage in compared)
+    if cut is not None:  # the update after it: the results of a stop would replace an evaluation at the same step
+        now = points(_run_again(found, compared, catalog, last_step + 1))
+    else:
+        now = points(_run_again(found, compared, catalog, last_step if with_callbacks or by_clock else None))
     if with_callbacks:  # the evaluations that they asked for are missing now
         then = {point: value for point, value in then.items() if point in now or not point[2]}
     until = None if cut is None else compared[-1].last_step
     if until is not None:
-        now = {point: value for point, value in now.items() if point[0] < until or point in then}
+        played = max((step for step, _, mode in then if mode), default=0)  # a later evaluation may have been cancelled
+        ends = {True: min(played, until), False: until}
+        now = {point: value for point, value in now.items() if point in then or point[0] < ends[bool(point[2])]}
     differing = sorted(point for point in then.keys() | now.keys() if then.get(point) != now.get(point))
     if not differing:
         return Reproduction(found.run_key, found.seed, len(then), None, until)
@@ -176,13 +183,14 @@ def _run_again(
     """Run the same stages in a temporary home; return the records of the journal.
 
     A compiled run that was trained among others is trained beside another seed: alone, its last bits would differ.
-    With `last_step`, the run is stopped by its first update that reaches this step, as a callback of the run may have
-    stopped it.
+    With `last_step`, the run is stopped by its first update that reaches this step: a callback, a limit of time or an
+    interruption has ended the run there.
     """
+    control = Control()
 
-    def stop(event: Event, control: RunControl) -> None:
+    def stop(event: Event) -> None:
         if last_step is not None and isinstance(event, EpisodesFinished) and event.env_steps[0] >= last_step:
-            control.stop("the run that is repeated ended here")
+            control.stop(reason="the run that is repeated ended here")
 
     layer = read_yaml(found.artifact("config.yaml"))
     among_others = layer.values.get("compile") == "on" and _tags(stages).get(MEMBERS, "1") != "1"
@@ -191,6 +199,7 @@ def _run_again(
         over: dict[str, Any] = {"seeds": seeds, "tracking_uri": f"sqlite:///{folder}/mlflow.db", "video": False}
         over |= stages[0].limits | {"checkpoint_every": 0, "launcher": "local", "workers": None}
         over |= {"cpus_per_shard": None, "gpus_per_shard": None, "verify": 0.0, "rollout_workers": 0}
+        over |= {"max_minutes": None}  # the machine may be slower now
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
@@ -198,11 +207,11 @@ def _run_again(
         home = Home.find({"PGZOO_HOME": folder})
         uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader uploads these runs
         try:
-            listeners = {} if last_step is None else callbacks.as_listeners([stop])
-            result = run_config(config, catalog, command="pgzoo repro", home=home, callbacks=listeners)
+            result = run_config(config, catalog, command="pgzoo repro", home=home, control=control, on_event=stop)
             for stage in stages[1:]:
                 if not result.error:
-                    result = resume(find(result.group, home), catalog, total_steps=stage.total_steps, home=home)
+                    again, steps = find(result.group, home), stage.total_steps
+                    result = resume(again, catalog, total_steps=steps, home=home, control=control, on_event=stop)
         finally:
             if uploader is not None:
                 uploader.release()

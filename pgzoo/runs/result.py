@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ import numpy as np
 
 from pgzoo import tracking
 from pgzoo.config.sweep import Setting, format_setting
-from pgzoo.errors import ConfigError, RunFailed
+from pgzoo.errors import ConfigError, RunFailed, UsageError
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.launchers.verification import Verification
 from pgzoo.ops.members import select
@@ -262,7 +263,7 @@ class Result:
         backend = c.backend if env is None else "auto"
         policies = [
             PlayablePolicy(
-                f"{c.name or c.algorithm} s{run.seed}",
+                self._name(row),
                 self._policy(row),
                 run.seed,
                 backend,
@@ -285,12 +286,12 @@ class Result:
     ) -> VideoFile:
         """Record episodes as an MP4 file and return it; a notebook shows it inline.
 
-        `path` defaults to `NAME-sSEED.mp4` in the working directory. `seed` and `setting` select a policy, as in
-        `policy`.
+        `path` defaults to `NAME-sSEED.mp4` in the working directory; in a sweep, the name also has the setting.
+        `seed` and `setting` select a policy, as in `policy`.
 
         Raises:
             ConfigError: As for `policy`.
-            UsageError: The extra `video` is not installed.
+            UsageError: The extra `video` is not installed, or the folder of `path` doesn't exist.
             EnvError: The environment can't render images.
         """
         from pgzoo.play.video import record, require_extra
@@ -299,7 +300,9 @@ class Result:
         require_extra("Result.video")
         row = self._row(seed, setting)
         run, policy = self.runs[row], self._policy(row)
-        file = Path(path or f"{self.plan.config.name or self.plan.config.algorithm}-s{run.seed}.mp4")
+        file = Path(path or re.sub(r"[^\w.-]+", "-", self._name(row)) + ".mp4")
+        if not file.absolute().parent.is_dir():
+            raise UsageError(f"{file}: there is no folder {file.parent}.")
         returns = record(
             policy,
             self.plan.request(1),
@@ -329,6 +332,10 @@ class Result:
             raise ConfigError(f"Seed {self.runs[row].seed} has no policy: its process died before it saved one.")
         params = select(self.plan.policy_params(self.ended.state), [row])
         return LoadedPolicy(self.plan.config.policy, self.plan.spec, self.plan.policy, params, self.plan.request(1))
+
+    def _name(self, row: int) -> str:
+        """Return the name of a row's run: with its seed, and in a sweep with its setting."""
+        return f"{self.plan.config.name or self.plan.config.algorithm} {self.plan.members[row].label}"
 
     @property
     def _title(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ from pgzoo.tracking.missing_code import explain_missing_code
 from pgzoo.training import checkpoint
 from pgzoo.training.checkpoint import Checkpoint
 from pgzoo.training.engine import Engine
-from pgzoo.training.loop import Progress
+from pgzoo.training.events import Event
+from pgzoo.training.loop import Control, Progress
 
 if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
@@ -60,6 +61,8 @@ def resume(
     command: str = "",
     progress: ProgressMode = "none",
     home: tracking.Home | None = None,
+    control: Control | None = None,
+    on_event: Callable[[Event], None] | None = None,
     own_process: bool = False,
 ) -> Result:
     """Continue runs of one group, all members together, in the same MLflow runs.
@@ -77,6 +80,8 @@ def resume(
         command: what the user typed, for the tracker.
         progress: how to show progress; see `RunContext`.
         home: where the runs are; by default `Home.find()`.
+        control: see `run_config`.
+        on_event: see `run_config`.
         own_process: see `run_config`.
 
     Raises:
@@ -114,6 +119,8 @@ def resume(
         progress=progress,
         resume_point=resume_point,
         home=home,
+        control=control,
+        on_event=on_event,
         own_process=own_process,
     )
 

@@ -15,7 +15,6 @@ import logging
 import os
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -29,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pgzoo.ops.members import map_leaves
+from pgzoo.quiet import without_warnings
 from pgzoo.training.activity import Cancelled
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.step_loop import StepLoop, step_loop_of
@@ -59,6 +59,8 @@ is slower: from `process.LARGE_BYTES` on, the C library gets it from the system 
 
 _HOLE = object()
 """Placeholder for a tensor in the tree of a result."""
+
+_COMPILING = threading.Lock()
 
 POLL = 0.1
 """Seconds between two looks at whether compiling was cancelled."""
@@ -160,7 +162,7 @@ class Compiled:
         leaves = [leaf.detach() for leaf in leaves]  # a tensor that occurs twice counts as two tensors
         library = _cache(self.folder) / f"{_digest(flat, leaves, self.pool)}.so"
         if not library.exists():
-            _in_thread(lambda: _compile(flat, leaves, library, self.pool), self.cancelled)
+            _in_thread(lambda: _compile_alone(flat, leaves, library, self.pool), self.cancelled)
         aoti, device = torch._C._aoti, _device(leaves)
         if device.type == "cpu":
             return FlatFunction(aoti.AOTIModelContainerRunnerCpu(str(library), 1).run, flat.result_form, library)
@@ -271,10 +273,17 @@ def _digest(flat: Callable[..., list[Tensor]], leaves: list[Tensor], pool: str) 
     return trace.digest.hexdigest()[:32]
 
 
+def _compile_alone(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path, pool: str) -> None:
+    """Compile unless another thread has; wait for other threads, as compiling changes torch's compiler for a while."""
+    with _COMPILING:
+        if not library.exists():
+            _compile(flat, leaves, library, pool)
+
+
 def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: Path, pool: str) -> None:
     """Trace `flat` and compile it into `library`; `pool` is what shares one piece of memory."""
     # importing torch's compiler sets environment variables, and sympy adds warning filters
-    with _environment(library.parent), warnings.catch_warnings():
+    with _environment(library.parent), without_warnings():
         import torch._inductor as inductor
         from torch._inductor import cpp_builder, cpu_vec_isa
         from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
@@ -286,13 +295,12 @@ def _compile(flat: Callable[..., list[Tensor]], leaves: list[Tensor], library: P
         options = {**OPTIONS, **build, "aot_inductor.output_path": str(made)}
         with (
             _environment(library.parent),
-            warnings.catch_warnings(),
+            without_warnings(),  # torch's deprecation warnings about itself
             inductor.config.patch(options),
             _replaced(cpu_vec_isa.VecISA, "check_build", _no_test_program),
             _replaced(cpp_builder.CppBuilder, "build", _in_parallel),
             _replaced(CppWrapperCpu, "generate_input_output_runtime_checks", _without_inputs),
         ):
-            warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
             small = _device(leaves).type == "cpu" and _largest(graph) <= SMALL
             with inductor.config.patch(_one_piece(inductor.config, pool) if small else {}):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from program import Folder
+from rich.console import Console
+from rich.text import Text
 
 from pgzoo.cli import common
-from pgzoo.cli.output import _Visible
+from pgzoo.cli.compare import plain_table
+from pgzoo.cli.output import _Output, _text, _Visible
 from pgzoo.errors import visible
 
 RUN = "run a2c --env CartPole-v1 --total-steps 100 --num-envs 2 --eval-episodes 1 --policy.hidden 4 --compile off"
@@ -80,3 +87,77 @@ def test_terminal_control_characters_are_escaped(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines()[1].split() == [SHOWN, SHOWN]
     record = logging.LogRecord("pgzoo", logging.WARNING, "", 0, "Run %s is gone", (HOSTILE,), None)
     assert _Visible().format(record) == f"Run {SHOWN} is gone"
+
+
+class Terminal(io.StringIO):
+    """An output that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(columns: int | str, monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]) -> list[str]:
+    """Return the lines that `show` prints in a terminal of this width, without colors."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    show()
+    return re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_a_table_never_cuts_a_number(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"20261130-201923-715a80-learning_rate-0.0001-estimator.lam-0.95-s{seed}" for seed in (0, 1)]
+    rows = [(key, f"ppo s{seed}", "CartPole-v1", "20,291", "499.5", "") for seed, key in enumerate(keys)]
+    headings = ("Run key", "Name", "Env", "Steps", "Return", "Age")
+    lines = printed(columns, monkeypatch, lambda: common.print_table(headings, rows))
+    for heading in headings:
+        assert any(heading in line for line in lines[:3])
+    for seed in (0, 1):
+        (line,) = [line for line in lines if f" ppo s{seed} " in line]
+        assert re.search(r" CartPole-v1 +20,291 +499\.5 ", line)
+    folded = "".join(re.sub(r" .*", "", line.strip()) for line in lines if line[1:2].strip())
+    assert all(key in folded for key in keys)
+    assert columns == 40 or max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_a_comparison_shows_whole_numbers_and_verdicts(columns: int) -> None:
+    names = [f"ppo learning_rate={rate} estimator.lam=0.95 gamma=0.999 clip=0.2" for rate in (0.0001, 0.001)]
+    rows = [
+        [" > ".join(names), "25 % [0, 71]", "0.5 of 20", "−208.5 [−400.1, −17.0]", "undecided: needs 3 seeds per side"]
+    ]
+    headings = ("", "P(first higher)", "higher with same seed", "difference of means", "")
+    table = plain_table(headings, [list(map(Text, row)) for row in rows], columns, numbers=(1, 2, 3))
+    out = Console(file=io.StringIO(), width=columns)
+    out.print(table, crop=False)
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"25 % \[0, 71\] +0\.5 of 20 +−208\.5 \[−400\.1, −17\.0\] +undecided:", text) and "…" not in text
+    assert columns < 80 or max(map(len, text.splitlines())) <= columns
+    words = set(text.split())
+    assert {"needs", "seeds", "side"} <= words
+
+
+@pytest.mark.parametrize("columns", ["abc", "1e3", "0", "-5"])
+def test_a_width_in_the_environment_that_is_no_width_is_ignored(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def show() -> None:
+        common.print_lines(("Name", "Summary"), [("a2c", "synchronous advantage actor-critic")])
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    unset = printed("", monkeypatch, show)
+    assert printed(columns, monkeypatch, show) == unset
+    monkeypatch.setattr(sys, "stdout", plain := io.StringIO())
+    show()
+    assert plain.getvalue().split("\n")[1] == "a2c   synchronous advantage actor-critic"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_characters_that_an_encoding_does_not_have_are_replaced(encoding: str, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    stream = _text(_Output(descriptor, "w", closefd=True), io.TextIOWrapper(io.BytesIO(), encoding, "surrogateescape"))
+    print("−1.5 ± 2 … 日 \udce9", file=stream, flush=True)
+    stream.close()
+    expected = {"ascii": b"-1.5 +/- 2 ... \\u65e5 \xe9\n", "latin-1": b"-1.5 \xb1 2 ... \\u65e5 \xe9\n"}
+    utf8 = "−1.5 ± 2 … 日 ".encode() + b"\xe9\n"
+    assert (tmp_path / "out").read_bytes() == expected.get(encoding, utf8)

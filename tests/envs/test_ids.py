@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from pgzoo.envs import ids
 from pgzoo.errors import EnvError
+from pgzoo.play import video
 
 
 def test_check_returns_the_specification_of_an_environment_that_runs() -> None:
@@ -26,6 +30,25 @@ def test_describe_returns_spaces_successor_limit_and_threshold() -> None:
     assert found.action_space == "Discrete(2)"
     assert found.observation_space == "Box([-4.8 -inf -0.41887903 -inf], [4.8 inf 0.41887903 inf], (4,), float32)"
     assert (found.max_episode_steps, found.reward_threshold) == (200, 195.0)
+
+
+@pytest.mark.parametrize("change", [ids._quiet, video._without_display])
+def test_two_threads_that_change_the_process_leave_it_as_it_was(
+    change: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+
+    def process() -> tuple[object, ...]:
+        return sys.stdout, warnings.filters[0], os.environ.get("SDL_VIDEODRIVER")
+
+    before = process()
+    first, second = change(), change()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert process() != before  # the second thread is still inside
+    second.__exit__(None, None, None)
+    assert process() == before
 
 
 @pytest.mark.parametrize(

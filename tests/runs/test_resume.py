@@ -22,6 +22,7 @@ from pgzoo.config import Layer
 from pgzoo.envs.state import Attributes
 from pgzoo.errors import CheckpointError, RunFailed, StoreError, UsageError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
+from pgzoo.runs import runner
 from pgzoo.runs.reproduce import differences, reproduce
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
@@ -30,7 +31,7 @@ from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find
 from pgzoo.tracking.journal import records
 from pgzoo.training import checkpoint
-from pgzoo.training.events import Event, UpdateDone
+from pgzoo.training.events import EpisodesFinished, Event, UpdateDone
 from pgzoo.training.loop import Control
 
 Train = Callable[..., Result]
@@ -400,6 +401,54 @@ def test_an_interrupted_and_resumed_run_is_reproduced(
     assert same.first is None and same.until == (38 if more else None)
     cut = "was interrupted at step 38 and resumed with --total-steps 1200"
     assert [cut in reason for reason in differences(found, catalog)] == ([] if more is None else [True])
+
+
+@pytest.mark.parametrize("earlier", [0, 100])
+def test_the_repetition_ends_where_a_run_was_interrupted(
+    earlier: int, short: dict[str, Any], home: Home, catalog: PluginCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = Control()
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpisodesFinished) and event.env_steps[0] >= 150:
+            control.stop(status="interrupted")
+
+    playing = {"log_every": 20, "eval_every": 10, "eval_episodes": 1, "learning_rate_schedule": "linear"}
+    playing |= {"compile": "off"}
+    config = compose(Layer(short | playing | {"total_steps": earlier or 10**6}, ".".join), catalog)
+    first = run_config(config, catalog, control=control, on_event=interrupt)
+    if earlier:
+        found = find(first.group, home)
+        first = resume(found, catalog, total_steps=10**6, home=home, control=control, on_event=interrupt)
+    stopped = first.runs[0].env_steps
+    assert first.runs[0].status == "interrupted" and 150 <= stopped < 200
+    again(catalog, home, first.group, total_steps=300)
+    (found,) = find(first.group, home)
+    steps: list[int] = []
+    relay = runner.relay
+    monkeypatch.setattr(
+        runner,
+        "relay",
+        lambda manager, event, control: (
+            steps.append(int(event.env_steps[0])) if isinstance(event, UpdateDone) else None,
+            relay(manager, event, control),
+        ),
+    )
+    same = reproduce(found, catalog)
+    assert same.first is None and same.until == stopped and same.compared > 20
+    assert stopped < steps[-1] < 200
+
+
+def test_a_run_that_ended_by_its_time_limit_is_reproduced_without_the_limit(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    whole = trained(total_steps=10**6, max_minutes=0.005, log_every=100, compile="off")
+    assert whole.runs[0].reason == "reached the limit of 0.005 minutes"
+    (found,) = find(whole.group, home)
+    path = found.artifact("config.yaml")
+    path.write_text(path.read_text().replace("max_minutes: 0.005", "max_minutes: 1.0e-9"))  # as if it were slower now
+    same = reproduce(found, catalog)
+    assert same.first is None and same.until is None and same.compared > 5
 
 
 def test_an_extended_run_is_reproduced_in_the_same_stages(trained: Train, home: Home, catalog: PluginCatalog) -> None:

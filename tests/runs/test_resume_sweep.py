@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from pgzoo.analysis.compare import compare
 from pgzoo.analysis.sweeps import sensitivity
+from pgzoo.cli.main import program
 from pgzoo.config import Layer
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, UsageError
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.reproduce import reproduce
 from pgzoo.runs.resolve import resolve
@@ -93,6 +95,38 @@ def test_results_of_a_sweep_include_settings_and_policies_are_found_by_them(trai
         many.policy(2, {"learning_rate": 1.0})
     with pytest.raises(ConfigError, match=r"There is no policy of seed 7 in this run\. Seeds: 0\.$"):
         alone.policy(7)
+
+
+def test_policies_and_videos_of_a_sweep_have_a_name_per_setting(
+    trained: Train, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    many = trained(**GRID)
+    labels = [f"learning_rate-{rate}-estimator.lam-{lam}" for rate in ("0.0001", "0.0003") for lam in ("0.9", "1.0")]
+    members = {f"{label}-s{seed}" for label in labels for seed in (0, 2)}
+
+    def pgzoo(*words: str) -> None:
+        done = CliRunner().invoke(program, [*words, "--no-progress"], env={"PGZOO_HOME": str(home.root)})
+        assert done.exit_code == 0, done.output
+
+    def film(policy: object, env: object, path: Path, **options: object) -> list[float]:
+        path.touch()
+        return [1.0]
+
+    pgzoo("export", many.group, "--to", f"{tmp_path}/all")
+    assert {path.name for path in (tmp_path / "all").iterdir()} == members
+    pgzoo("export", trained(seeds=2).group, "--to", f"{tmp_path}/seeds")
+    assert {path.name for path in (tmp_path / "seeds").iterdir()} == {"s0", "s1"}
+    monkeypatch.setattr("pgzoo.play.video.require_extra", lambda feature: None)
+    monkeypatch.setattr("pgzoo.play.video.record", film)
+    pgzoo("video", many.group, "--out", f"{tmp_path}/film.mp4")
+    assert {path.stem for path in tmp_path.glob("*.mp4")} == {f"film-{member}" for member in members}
+    monkeypatch.chdir(tmp_path)
+    named = trained(**GRID, name="a/b")
+    assert str(named.video(seed=2, setting=MINE).path) == "a-b-learning_rate-0.0003-estimator.lam-0.9-s2.mp4"
+    assert str(trained().video().path) == "a2c-s0.mp4"
+    with pytest.raises(UsageError, match="there is no folder missing"):
+        named.video("missing/film.mp4", seed=2, setting=MINE)
+    assert set(many.evaluate(episodes=1).name) == {run.name for run in find(many.group, home)}
 
 
 def test_a_member_is_resumed_as_an_ordinary_run(trained: Train, home: Home, catalog: PluginCatalog) -> None:

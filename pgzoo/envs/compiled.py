@@ -7,21 +7,21 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
-from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pgzoo.envs.checks import environment_error, environment_id, mask_size, sample_action
-from pgzoo.envs.kernel import apply_rows, collect_rows, guard, no_mask, step_rows, unguard
+from pgzoo.envs.checks import environment_error, environment_id, mask_size
+from pgzoo.envs.dynamics_checks import make_dynamics
+from pgzoo.envs.kernel import collect_rows, no_mask, step_rows
 from pgzoo.envs.single import make_single
-from pgzoo.errors import EnvError, PgzooError, UnfitError, raised_at
+from pgzoo.errors import EnvError, UnfitError
 from pgzoo.ops import jit
 from pgzoo.types import Array, Dynamics, EnvRequest, RowPolicy, StepResult
 
-__all__ = ["CompiledBackend", "CompiledEnvs", "make_dynamics"]
+__all__ = ["CompiledBackend", "CompiledEnvs"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -79,90 +79,6 @@ def _open(factory: Any, request: EnvRequest) -> tuple[Dynamics, gym.Env[Any, Any
         return make_dynamics(factory, env), env
     finally:
         env.close()
-
-
-def make_dynamics(factory: Callable[[Any], Dynamics], env: gym.Env[Any, Any]) -> Dynamics:
-    """Return the dynamics of an environment, after one reset and one step in Python.
-
-    Compiled code doesn't check indices: a function that uses more numbers than the dynamics declare would overwrite
-    other memory. In Python, on arrays of the declared sizes, it raises an error.
-
-    Raises:
-        EnvError: they can't be made, have an invalid field, or raise.
-        UnfitError: they don't fit the environment's keyword arguments.
-    """
-    who = f'environment "{environment_id(env)}": its dynamics ({_name(factory)})'
-    try:
-        dynamics = factory(env.unwrapped)
-    except PgzooError:
-        raise
-    except Exception as error:
-        raise EnvError(f"{who} can't be made: {_described(error)}.") from error
-    if problem := _invalid_field(dynamics):
-        raise EnvError(f"{who} {problem}. See docs/backends.md.")
-    try:
-        _try_in_python(dynamics, env)
-    except (ArithmeticError, ValueError):
-        pass  # a number for which Python raises, and compiled code returns inf or nan
-    except IndexError as error:
-        shapes = f"size={dynamics.size}, reset_randoms={dynamics.reset_randoms}, step_randoms={dynamics.step_randoms}"
-        raise EnvError(
-            f"{who} use an index outside of an array: {_described(error)}. They declare {shapes} and "
-            f"{np.size(dynamics.constants)} constants. Declare as many as the functions use."
-        ) from error
-    except Exception as error:
-        raise EnvError(f"{who} raised {_described(error)} in a reset or a step. See docs/backends.md.") from error
-    return dynamics
-
-
-def _name(factory: Any) -> str:
-    named = factory if hasattr(factory, "__qualname__") else type(factory)
-    return f"{named.__module__}:{named.__qualname__}"
-
-
-def _described(error: Exception) -> str:
-    text = " ".join(str(error).split()).removesuffix(".")
-    return f"{type(error).__name__}: {text}".removesuffix(": ") + raised_at(error)
-
-
-def _invalid_field(dynamics: Any) -> str:
-    """Return what is wrong with the fields of dynamics, or an empty string."""
-    if not isinstance(dynamics, Dynamics):
-        return f"are {dynamics!r:.60} instead of a pgzoo.Dynamics"
-    for name in ("size", "reset_randoms", "step_randoms"):
-        count: Any = getattr(dynamics, name)
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
-            return f"have {name}={count!r:.60}, which must be an integer, 0 or greater"
-    for name in ("reset", "step", "observe", "read", "mask", "draws"):
-        function = getattr(dynamics, name)
-        if not callable(function) and not (name == "mask" and function is None):
-            return f"have {name}={function!r:.60}, which must be a function"
-    try:
-        np.ascontiguousarray(dynamics.constants, np.float64)
-    except (TypeError, ValueError):
-        return f"have constants={dynamics.constants!r:.60}, which must be an array of numbers"
-    return ""
-
-
-def _try_in_python(dynamics: Dynamics, env: gym.Env[Any, Any]) -> None:
-    """Reset and step one row in Python."""
-    space, actions = env.observation_space, copy.deepcopy(env.action_space)
-    parts = {"reset": dynamics.reset, "step": dynamics.step, "observe": dynamics.observe}
-    apply = jit.specialize(apply_rows, parts | {"mask": dynamics.mask or no_mask}, interpreted=True)
-    generator = np.random.default_rng(0)
-    random = generator.random((1, dynamics.reset_randoms)), generator.random((1, dynamics.step_randoms))
-    constants = np.ascontiguousarray(dynamics.constants, np.float64)
-    state = guard(np.zeros((1, dynamics.size)))
-    obs = guard(np.zeros((1, math.prod(space.shape or ())), space.dtype))
-    allowed = guard(np.zeros((1, mask_size(actions) if dynamics.mask else 0), np.bool_))
-    actions.seed(0)
-    for resets in (True, False):
-        mask = unguard(allowed)[0][0]
-        action = np.array(sample_action(actions, mask if mask.any() else None))
-        action = action[None].astype(np.int64) if isinstance(actions, gym.spaces.Discrete) else action.reshape(1, -1)
-        results = obs, np.zeros(1), np.zeros(1, np.bool_), allowed
-        with np.errstate(all="ignore"):
-            apply(state, np.array([resets]), *random, constants, action, *results)
 
 
 class CompiledEnvs:

@@ -13,7 +13,7 @@ import numpy as np
 from pgzoo.envs import kernel
 from pgzoo.envs.checks import mask_size, sample_action
 from pgzoo.envs.choice import make_backend
-from pgzoo.envs.compiled import make_dynamics
+from pgzoo.envs.dynamics_checks import make_dynamics
 from pgzoo.envs.single import action_mask, make_single
 from pgzoo.errors import EnvError
 from pgzoo.ops import jit

@@ -100,11 +100,11 @@ def _tasks_of_object(name: str, catalog: PluginCatalog) -> Iterator[Task]:
 
 def _is_estimator(name: str, catalog: PluginCatalog) -> bool:
     """Return whether `module:qualname` is a function that takes what only estimators take."""
-    from pgzoo.errors import ConfigError
+    from pgzoo.errors import ConfigError, UnknownName
 
     try:
         function = catalog.get("estimator", name).load()
-    except ConfigError:
+    except (ConfigError, UnknownName):
         return False
     return not OF_ESTIMATORS.isdisjoint(inspect.signature(function).parameters)
 

@@ -14,6 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -119,10 +120,10 @@ def save(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> Any:
     Raises:
         EnvError: the code of a plugin raised.
     """
-    adapter = next((one for one in states if one.fits(env)), None)
+    adapter = _adapter(env, states)
     if adapter is None:
         return None
-    with blame_environment(environment_id(env), f"get of the environment state {type(adapter).__qualname__}"):
+    with _blame(env, adapter, "get"):
         own = adapter.get(env)
     try:
         wrappers = [[type(wrapper).__name__, encode(_wrapper_state(wrapper))] for wrapper in _wrappers(env)]
@@ -140,9 +141,10 @@ def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> N
     """Restore a saved state in a new environment that has been reset once.
 
     Raises:
+        EnvError: the code of a plugin raised.
         ValueError: the state belongs to another environment, or no plugin can restore it.
     """
-    adapter = next((one for one in states if one.fits(env)), None)
+    adapter = _adapter(env, states)
     if adapter is None:
         raise ValueError("no plugin here can restore such an environment")
     wrappers = list(_wrappers(env))
@@ -157,7 +159,23 @@ def restore(env: gym.Env[Any, Any], state: Any, states: Sequence[EnvState]) -> N
         vars(wrapper).update(kept)
     env.unwrapped._np_random = decode(state["generator"])
     env.unwrapped._np_random_seed = decode(state["seed"])
-    adapter.put(env, decode(state["state"]))
+    own = decode(state["state"])
+    with _blame(env, adapter, "put"):
+        adapter.put(env, own)
+
+
+def _adapter(env: gym.Env[Any, Any], states: Sequence[EnvState]) -> EnvState | None:
+    """Return what saves and restores an environment; None if nothing does."""
+    for one in states:
+        with _blame(env, one, "fits"):
+            if one.fits(env):
+                return one
+    return None
+
+
+def _blame(env: gym.Env[Any, Any], adapter: EnvState, method: str) -> AbstractContextManager[None]:
+    """Turn what the code of a plugin raises into an EnvError that names it."""
+    return blame_environment(environment_id(env), f"{method} of the environment state {type(adapter).__qualname__}")
 
 
 TRIES, TRIED_STEPS, TRIED_SECONDS = 8, 50, 1.0

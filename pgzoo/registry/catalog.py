@@ -186,11 +186,12 @@ class Registry:
         `target(env)` returns a `Dynamics` for gymnasium's environment `env` (without its wrappers), which was made with
         the run's keyword arguments. It raises UnfitError where the dynamics don't fit these arguments.
         """
-        if isinstance(envs, str) or not all(isinstance(env, str) for env in envs):
+        ids = () if isinstance(envs, str) else tuple(envs)
+        if not ids or not all(isinstance(env, str) for env in ids):
             raise PluginError(
                 f'The dynamics "{name}" have envs={envs!r:.60}; expected a list of environment ids: envs=["MyEnv-v0"].'
             )
-        self._add("dynamics", name, target, None, summary, {"envs": tuple(envs)})
+        self._add("dynamics", name, target, None, summary, {"envs": ids})
 
     def listener(self, name: str, target: object, *, summary: str = "", display: bool = False) -> None:
         """Register a listener: `target(context)`, called once per run, returns an object with event hooks or None.

@@ -220,8 +220,8 @@ def _check_device(device: str) -> None:
 def _choose_distribution(algorithm: str, policy: Component, needs: frozenset[str]) -> Component:
     """Return the policy's settings, in which `auto` is epsilon-greedy for an algorithm that learns action values.
 
-    Raises UnfitError if the distribution is epsilon-greedy for another algorithm: a policy gradient can't train it,
-    because its probabilities have no gradient with respect to the action values.
+    Raises UnfitError if the distribution is epsilon-greedy for another algorithm: its probabilities have no gradient
+    with respect to the action values, and nothing sets ε, which says how often sampled actions are random.
     """
     distribution = getattr(policy.settings, "distribution", None)
     if "action_values" not in needs:

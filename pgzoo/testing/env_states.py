@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 import gymnasium as gym
@@ -98,7 +97,12 @@ def _fitting(target: CheckTarget, adapter: EnvState) -> list[str]:
     modules = (type(adapter).__module__, getattr(target.component.load(), "__module__", ""))
     packages = {_package(module) for module in (*modules, module_of(target.plugin.module))}
     own = [env_id for env_id, spec in gym.registry.items() if _package(_module(spec.entry_point)) in packages]
-    if found := dict(islice(_classes([*own, *CANDIDATES], adapter), MOST)):
+    found: dict[type, str] = {}
+    for kind, env_id in _classes([*own, *CANDIDATES], adapter):
+        found.setdefault(kind, env_id)
+        if len(found) == MOST:
+            break
+    if found:
         return list(found.values())
     deadline = time.perf_counter() + SEARCH_SECONDS
     others = (env_id for env_id in reversed(list(gym.registry)) if time.perf_counter() < deadline)

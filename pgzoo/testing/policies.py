@@ -22,6 +22,7 @@ from pgzoo.ops.acting import ApplyActor, actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.ops.members import map_leaves, select
 from pgzoo.ops.nets import ROW_BLOCK
+from pgzoo.ops.normalize import CLIP
 from pgzoo.protocols import Policy
 from pgzoo.registry.components import resolve_component
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, bitwise_equal, checks_by_name, generators_untouched
@@ -789,6 +790,9 @@ def _chosen(case: Case, rows: RowPolicy, noise: Array | None) -> tuple[Array, Ar
     scratch, outputs = np.zeros((2, rows.width), np.float32), np.zeros(rows.outputs, np.float32)
     for member, row in np.ndindex(*seen.shape[:2]):
         features = seen[member, row].astype(np.float32).reshape(-1)
+        if rows.moments.shape[2]:
+            mean, std = rows.moments[:, member]
+            features = np.clip((features - mean) / std, -CLIP, CLIP).astype(np.float32)
         rows.forward(features, rows.weights[member], rows.sizes, scratch, outputs)
         action = np.zeros(int(np.prod(space.shape or (1,))), space.dtype)
         drawn = np.zeros(1, np.float32) if noise is None else noise[member, row]

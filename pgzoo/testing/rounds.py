@@ -97,8 +97,8 @@ class Rounds:
         engine: Any = self.engine
 
         def with_change(collect: Callable[..., tuple[TrainState, Trajectory]]) -> Callable[..., Any]:
-            def changed(*arguments: Any) -> tuple[TrainState, Trajectory]:
-                state, trajectory = collect(*arguments)
+            def changed(*arguments: Any, **named: Any) -> tuple[TrainState, Trajectory]:
+                state, trajectory = collect(*arguments, **named)
                 return state, change(trajectory)
 
             return changed

@@ -585,8 +585,11 @@ def rounds_of(ctx: Engine) -> Iterator[None]:
 
 
 def no_generator_error(algorithm: str) -> RunFailed:
-    """Return the error for a loop that isn't a generator."""
-    return RunFailed(f'algorithm "{algorithm}": loop must be a generator. Write `yield` at the end of each iteration.')
+    """Return the error for a loop that isn't a generator, or acts before its first iteration."""
+    return RunFailed(
+        f'algorithm "{algorithm}": loop must be a generator. Write `yield` at the end of each iteration, and collect '
+        "only in iterations."
+    )
 
 
 def _problem_of(state: Any) -> str:

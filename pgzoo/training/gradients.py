@@ -114,9 +114,10 @@ def _checked(found: Any, shape: Sequence[int]) -> Loss:
         raise ValueError("the loss doesn't depend on the parameters: compute it from the argument params")
     check_metrics(result.metrics, shape)
     if result.halt is not None:
+        if not isinstance(result.halt, Tensor) or result.halt.dtype != torch.bool:
+            got = result.halt.dtype if isinstance(result.halt, Tensor) else type(result.halt).__name__
+            raise TypeError(f"halt must be a tensor [S] of bool; got {got}")
         check_shape("halt", result.halt, shape)
-        if result.halt.dtype != torch.bool:
-            raise TypeError(f"halt must be a tensor of bool; got {result.halt.dtype}")
     return result
 
 

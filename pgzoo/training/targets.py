@@ -205,7 +205,7 @@ class Estimator(NamedTuple):
 def _check_estimate(estimate: Any, rewards: Tensor) -> None:
     """Raise TypeError or ValueError if an estimator has returned something else than one or two tensors `[S, T, N]`."""
     parts = estimate if isinstance(estimate, tuple) else (estimate,)
-    if len(parts) > 2 or not parts or not all(isinstance(part, Tensor) for part in parts):
+    if len(parts) != (2 if isinstance(estimate, tuple) else 1) or not all(isinstance(part, Tensor) for part in parts):
         got = "None" if estimate is None else f"a {type(estimate).__name__}"
         if isinstance(estimate, tuple):
             got += f" of {', '.join(type(part).__name__ for part in parts)}"

@@ -216,16 +216,24 @@ def test_restoring_fails_with_other_wrappers_or_without_a_plugin() -> None:
 
 
 class Raising(state.Attributes):
-    """Raises when it saves."""
+    """Raises in one of its methods."""
 
-    def get(self, env: Any) -> Any:
+    def __init__(self, method: str) -> None:
+        super().__init__(state.classic_control().names)
+        setattr(self, method, self.fail)
+
+    def fail(self, *_: Any) -> Any:
         raise KeyError("x")
 
 
-def test_an_exception_while_saving_names_the_environment_and_its_state() -> None:
+@pytest.mark.parametrize("method", ["fits", "get", "put"])
+def test_an_exception_of_an_environment_state_names_it_and_the_environment(method: str) -> None:
     env = gym.make("CartPole-v1", disable_env_checker=True)
-    with pytest.raises(EnvError, match="\"CartPole-v1\" raised KeyError: 'x' in get of the environment state Raising"):
-        state.save(env, (Raising(state.classic_control().names),))
+    env.reset(seed=1)
+    adapter = Raising(method)
+    message = f"\"CartPole-v1\" raised KeyError: 'x' in {method} of the environment state Raising"
+    with pytest.raises(EnvError, match=message):
+        state.restore(env, state.save(env, (adapter,)), (adapter,))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,14 @@ def test_two_dynamics_for_one_environment_are_an_error() -> None:
         catalog.add(registry.plugin, object(), registry.entries.values())
 
 
-@pytest.mark.parametrize("envs", ["Cart-v1", [1]])
+def test_the_environments_of_dynamics_may_be_any_iterable_of_ids() -> None:
+    registry = Registry(MINE)
+    registry.dynamics("other", "json:JSONDecoder", envs=(f"Cart-v{k}" for k in range(2)))  # type: ignore[arg-type]
+    (entry,) = registry.entries.values()
+    assert entry.facts["envs"] == ("Cart-v0", "Cart-v1")
+
+
+@pytest.mark.parametrize("envs", ["Cart-v1", [1], []])
 def test_dynamics_that_are_not_for_a_list_of_ids_are_refused(envs: Any) -> None:
     with pytest.raises(PluginError, match=r'The dynamics "other" have envs=.*; expected a list of environment ids'):
         Registry(MINE).dynamics("other", "json:JSONDecoder", envs=envs)

@@ -229,6 +229,20 @@ def test_an_algorithm_whose_loop_never_yields_fails_the_checks_of_training_inste
     assert all("loop must be a generator. Write `yield` at the end of each iteration" in x for x in failed.values())
 
 
+class Naming(Sound):
+    """Collects with named arguments. Source: none."""
+
+    def loop(self, ctx: Any) -> Iterator[None]:
+        while ctx.running():
+            state, trajectory = ctx.collect(state=ctx.state, noise=None)
+            ctx.state = self.update(ctx, state, trajectory)
+            yield
+
+
+def test_an_algorithm_may_collect_with_named_arguments() -> None:
+    assert failing("algorithm", Naming) == {}
+
+
 def test_a_correct_algorithm_passes_all_checks() -> None:
     assert failing("algorithm", Sound) == {}
 
@@ -628,6 +642,26 @@ class Backwards(Plain):
     def row_policy(self, params: Params) -> Any:
         made = super().row_policy(params)
         return None if made is None else made._replace(weights=made.weights[:, ::-1])
+
+
+class Standardizing(Plain):
+    """Divides observations by 3; its `row_policy` does that with `moments`."""
+
+    actor: Any = None
+
+    def apply(self, params: Params, inputs: Inputs) -> Output:
+        return super().apply(params, inputs if self.encoder.categories else inputs._replace(obs=inputs.obs / 3))
+
+    def row_policy(self, params: Params) -> Any:
+        made = super().row_policy(params)
+        if made is None or self.encoder.categories:
+            return made
+        shape = 1, len(made.weights), self.encoder.size
+        return made._replace(moments=np.concatenate([np.zeros(shape), np.full(shape, 3)]).astype(np.float32))
+
+
+def test_the_moments_of_a_row_policy_are_used() -> None:
+    assert failing("policy", Standardizing) == {}
 
 
 class Overreaching(Plain):

@@ -145,7 +145,8 @@ def a_loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
         (lambda value: value.detach(), "ValueError: the loss doesn't depend on the parameters"),
         (lambda value: Loss(value, {"mine/x": 1.0}), "metric mine/x is a float; it must be a tensor [S]"),
         (lambda value: Loss(value, {}, halt=value.mean() > 0), "halt is one number per member, shape [2]; got []"),
-        (lambda value: Loss(value, {}, halt=value), "halt must be a tensor of bool; got torch.float32"),
+        (lambda value: Loss(value, {}, halt=value), "halt must be a tensor [S] of bool; got torch.float32"),
+        (lambda value: Loss(value, {}, halt=False), "halt must be a tensor [S] of bool; got bool"),
     ],
 )
 def test_what_a_loss_may_not_return(engine: Any, change: Callable[[Any], Any], message: str) -> None:
@@ -190,6 +191,7 @@ def test_a_learning_rate_must_be_one_number_per_member_and_belong_to_a_parameter
             "TypeError: an estimator returns a tensor [S, T, N] or two, (advantages, returns); got None",
         ),
         (lambda rewards: [rewards], "got a list"),
+        (lambda rewards: (rewards,), "got a tuple of Tensor"),
         (lambda rewards: (rewards, None), "got a tuple of Tensor, NoneType"),
     ],
 )

@@ -142,7 +142,7 @@ def sensitivity(
         raise UsageError("Give at least one group of a sweep, such as: pgzoo compare --sensitivity GROUP GROUP")
     chosen: dict[str, Run] = {}
     for label in labels:
-        found = [run for run in index.select(label)[1] if SWEEP in run.tags and (not env or run.env in env)]
+        found = [run for run in index.select(label)[1] if is_scored(run) and (not env or run.env in env)]
         if not found:
             where = f" in {', '.join(env)}" if env else ""
             raise UsageError(
@@ -159,6 +159,14 @@ def sensitivity(
     ]
     experiments = frozenset(run.experiment for run in runs)
     return SweepAnalysis(score, analyze(grids), tuple(warnings), index.uri, tuple(grids), experiments, home)
+
+
+def is_scored(run: Run) -> bool:
+    """Return whether a run belongs to a sweep, and isn't one of a search's best trials on fresh seeds.
+
+    Settings are compared over the same seeds.
+    """
+    return SWEEP in run.tags and run.tags.get("pgzoo.seeds") != "fresh"
 
 
 def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]) -> Grid:

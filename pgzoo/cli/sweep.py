@@ -246,16 +246,19 @@ def command(
             command=command_line(),
             progress=progress,
         )
-    _conclude(ctx, result, as_json)
+    _conclude(ctx, result, as_json, joined=True)
 
 
-def _conclude(ctx: click.Context, result: SweepResult, as_json: bool) -> None:
-    """Print the result, and exit with the exit code of the search."""
+def _conclude(ctx: click.Context, result: SweepResult, as_json: bool, *, joined: bool = False) -> None:
+    """Print the result, and exit with the exit code of the search.
+
+    A process that has `joined` a search leaves it to another to determine the winner.
+    """
     if as_json:
         echo(json.dumps(result.to_dict(), allow_nan=False))
     else:
         _print_result(result)
-    ctx.exit(130 if result.interrupted else 0)
+    ctx.exit(130 if result.interrupted else 0 if result.winner or joined else 1)
 
 
 def _print_result(result: SweepResult) -> None:

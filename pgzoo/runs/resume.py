@@ -108,7 +108,7 @@ def resume(
     checkpoints = [_initial_checkpoint(one, member, catalog) if c is None else c for one, member, c in each]
     _warn_inexact(checkpoints)
     for one, c in zip(found, checkpoints, strict=True):
-        if total_steps is not None and c.about["status"] != "finished" and total_steps <= c.env_steps:
+        if total_steps is not None and total_steps <= c.env_steps and not _has_done(one, c, total_steps):
             raise UsageError(f"--total-steps {total_steps}: seed {one.seed} has already done {c.env_steps} steps.")
     listeners = tuple(c.about["listeners"] for c in checkpoints)
     resume_point = ResumePoint(found[0].group, members, _progress(config, checkpoints), listeners)
@@ -260,6 +260,12 @@ def _config_yaml(found: Found) -> Layer | None:
         return read_yaml(found.artifact("config.yaml"))
     except StoreError:
         return None
+
+
+def _has_done(found: Found, checkpoint: Checkpoint, total_steps: int) -> bool:
+    """Return whether a run has finished these `total_steps`, so that nothing is left to do."""
+    finished = checkpoint.about["status"] == "finished"
+    return finished and read_yaml(found.artifact("config.yaml")).values.get("total_steps") == total_steps
 
 
 def _warn_inexact(checkpoints: Sequence[Checkpoint]) -> None:

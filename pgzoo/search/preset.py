@@ -69,6 +69,6 @@ def contents(config: RunConfig, winner: Finalist, catalog: PluginCatalog) -> dic
 
     def is_kept(key: str, value: Any) -> bool:
         differs = any(value != known.get(key) for known in defaults)
-        return key not in hidden and value is not None and (key in searched or differs)
+        return key not in hidden and (key in searched or differs)
 
     return fixed | {key: value for key, value in own.items() if is_kept(key, value)}

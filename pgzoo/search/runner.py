@@ -14,8 +14,9 @@ from typing import Any
 
 from pgzoo import tracking
 from pgzoo.config import Layer, RunConfig
-from pgzoo.errors import ConfigError, RunFailed
+from pgzoo.errors import ConfigError, RunFailed, UsageError
 from pgzoo.registry import PluginCatalog, discover
+from pgzoo.runs.initial import find_sources
 from pgzoo.runs.objects import check_objects, import_files, register_objects
 from pgzoo.runs.resolve import compose, resolve
 from pgzoo.runs.signals import stop_on_signals
@@ -176,6 +177,13 @@ def run_search(
         raise ConfigError("sweep_axis and search can't be combined: give the values of the axis with --search.")
     space = checked_space(parse_search(options.space), base, catalog)
     tracking.check_store(tracking.resolve_uri(base.tracking_uri, home), home)
+    if base.init_from:
+        find_sources(base.init_from, [*base.seeds, *fresh_seeds(options, base)], base.tracking_uri)
+    if options.objective == "auc" and base.total_steps is not None and base.total_steps < base.log_every:
+        raise UsageError(
+            f"--objective auc: a run of {base.total_steps} steps has no point of the learning curve, because there is "
+            f"one every {base.log_every}. Give --log-every {max(1, base.total_steps // 10)}, or more steps."
+        )
     if options.save_preset:
         preset_file.check_target(options.save_preset)
     if options.sampler == "grid":
@@ -283,6 +291,9 @@ class _Search:
                 if held is not None:
                     held.release()
         winner = max(finalists, key=lambda finalist: finalist.fresh_score, default=None)
+        if finals and not interrupted and winner is None:
+            unwritten = f"; {self.options.save_preset} was not written" if self.options.save_preset else ""
+            _log.warning("There is no winner, because no trial finished on fresh seeds%s.", unwritten)
         result = SweepResult(
             study=study.name,
             algorithm=self.base.algorithm,
@@ -508,8 +519,7 @@ class _Search:
 
         Scores that the study has from an earlier call are used again.
         """
-        count = self.options.fresh_seeds or 2 * len(self.base.seeds)
-        seeds = tuple(range(max(self.base.seeds) + 1, max(self.base.seeds) + 1 + count))
+        seeds = fresh_seeds(self.options, self.base)
         best = best_rows(self.study.rows(), self.options.top)
         stored = self.study.optuna.user_attrs
         missing = [row for row in best if stored.get(f"fresh.{row.number}", {}).get("seeds") != list(seeds)]
@@ -533,6 +543,12 @@ class _Search:
             if (about := stored.get(f"fresh.{row.number}")) and about["seeds"] == list(seeds)
         ]
         return tuple(found), interrupted
+
+
+def fresh_seeds(options: SearchOptions, base: RunConfig) -> tuple[int, ...]:
+    """Return the seeds with which the best trials are trained again."""
+    count, first = options.fresh_seeds or 2 * len(base.seeds), max(base.seeds) + 1
+    return tuple(range(first, first + count))
 
 
 def best_rows(rows: Sequence[TrialRow], count: int) -> list[TrialRow]:

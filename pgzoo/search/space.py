@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from types import UnionType
 from typing import Any
 
 from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
@@ -296,9 +297,10 @@ def _typed(dimension: Dimension, annotation: Any, key: str, where: str, errors: 
     A range of a whole number is marked as `whole`. Where the setting is a list, a single value is a list of one.
     """
     if isinstance(dimension, Choices):
-        if typing.get_origin(annotation) is not tuple:
+        if not _may_be_list(annotation):
             return dimension
-        return Choices(tuple(v if isinstance(v, list | tuple) else [v] for v in dimension.values))
+        none = (None, "none") if typing.get_origin(annotation) is not tuple else ()
+        return Choices(tuple(v if isinstance(v, list | tuple) or v in none else [v] for v in dimension.values))
     kinds = set(_scalar_types(annotation))
     if not kinds & {int, float} or bool in kinds:
         errors.append(f"{where}: a range needs a setting that is a number; list the values instead.")
@@ -306,6 +308,13 @@ def _typed(dimension: Dimension, annotation: Any, key: str, where: str, errors: 
     if whole and not (dimension.low.is_integer() and dimension.high.is_integer()):
         errors.append(f"{where}: {key} is a whole number, and the ends of its range must be, too (got {dimension}).")
     return replace(dimension, whole=whole)
+
+
+def _may_be_list(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Annotated, typing.Union, UnionType):
+        return any(map(_may_be_list, typing.get_args(annotation)))
+    return origin is tuple
 
 
 def _scalar_types(annotation: Any) -> Iterator[type]:

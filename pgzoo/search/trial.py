@@ -155,7 +155,9 @@ def _outcome(
         for row in range(rows.start, rows.stop)
     ]
     if not np.isfinite(scores).all():
-        return Outcome(number, "failed", reason="a seed has no finite score", **known)
+        empty = objective == "auc" and not all(_curve(result, row) for row in range(rows.start, rows.stop))
+        reason = "a seed has no point of the learning curve; lower log_every" if empty else "a seed has no finite score"
+        return Outcome(number, "failed", reason=reason, **known)
     return Outcome(number, "finished", tuple(scores), **known, curve=_mean_curve(result, rows))
 
 

@@ -565,6 +565,8 @@ def test_the_command_reports_the_sensitivity_of_a_sweep(train: Train) -> None:
     names = ["lam=0.0 rate=1.0", "lam=0.0 rate=2.0", "lam=1.0 rate=1.0", "lam=1.0 rate=2.0"]
     sweep(train, "A-v1", dict(zip(names, [[-1, 0, 1], [1, 1, 1], [0, 2, 4], [3, 3, 3]], strict=True)))
     sweep(train, "B-v1", dict(zip(names, [[30] * 3, [10] * 3, [20] * 3, [0] * 3], strict=True)))
+    about = {"pgzoo.config.sweep": names[0], "of": "ppo", "pgzoo.seeds": "fresh"}  # of a search's best trials: left out
+    train("fresh", [99] * 3, env="A-v1", algorithm="ppo", params={"lam": "0.0", "rate": "1.0"}, tags=about)
     done = compare("--sensitivity", "tag:of=ppo", "--json", "--no-progress")
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.stdout)["sensitivity"]

@@ -220,6 +220,16 @@ def test_resuming_with_fewer_steps_than_are_done_is_refused(trained: Train, home
         again(catalog, home, whole.group, total_steps=100)
 
 
+def test_a_finished_run_is_not_resumed_with_fewer_steps(trained: Train, home: Home, catalog: PluginCatalog) -> None:
+    """Its policy would be evaluated as if it were that of fewer steps."""
+    whole = trained()
+    (run,) = home.runs.iterdir()
+    before = (run / "journal.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="--total-steps 100: seed .* has already done"):
+        again(catalog, home, whole.group, total_steps=100)
+    assert (run / "journal.jsonl").read_bytes() == before
+
+
 def test_a_component_that_fails_leaves_a_checkpoint(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     with pytest.raises(RunFailed, match="simulator"):
         trained(env="probe/Faulty-v0", env_kwargs={"patience": 100})

@@ -95,6 +95,11 @@ def test_a_space_is_read_from_options_and_files(tmp_path: Path) -> None:
         parse_search([])
 
 
+def test_a_value_of_a_list_that_may_be_none_is_a_list_of_one(base: RunConfig, catalog: PluginCatalog) -> None:
+    space = checked(base, catalog, "policy.critic_hidden=none|32|64,64")
+    assert space.dimensions == {"policy.critic_hidden": Choices((None, [32], [64, 64]))}
+
+
 def test_values_have_the_types_of_their_settings(base: RunConfig, catalog: PluginCatalog) -> None:
     space = checked(
         base,

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,10 @@ def test_the_objective_can_be_the_area_under_the_learning_curve(home: Path) -> N
         ({"sampler": "best"}, "--sampler must be one of tpe, random"),
         ({"study": "../a"}, "--study ../a: use letters"),
         ({"save_preset": "nowhere/best"}, "the folder nowhere doesn't exist"),
+        (
+            {"objective": "auc"},
+            "a run of 128 steps has no point of the learning curve, .* Give --log-every 12, or more",
+        ),
         ({"sampler": "grid"}, "the sampler grid tries every combination of given values"),
         ({"storage": "nonsense://x"}, "The Optuna storage nonsense://x can't be used"),
     ],
@@ -218,6 +223,44 @@ def test_options_are_checked_before_anything_is_trained(home: Path, options: dic
     with pytest.raises(UsageError, match=message):
         sweep(**options)
     assert not list(home.glob(".pgzoo/runs/*"))
+
+
+def test_an_initial_policy_of_a_group_needs_a_run_for_each_fresh_seed(home: Path) -> None:
+    pgzoo.run("ppo", **SETTINGS, name="teacher")
+    with pytest.raises(UsageError, match="teacher has 0 runs of seed 2"):
+        sweep(init_from="teacher")
+    assert len(list(home.glob(".pgzoo/runs/*"))) == 2
+
+
+def test_a_saved_preset_has_settings_that_are_none(home: Path) -> None:
+    options = {"trials": 1, "top": 1, "fresh_seeds": 2, "sampler": "grid"}
+    result = sweep(search={"max_grad_norm": ["none", 1.0]}, target_kl=0.1, save_preset="best", **options)
+    assert result.preset is not None
+    saved = yaml.safe_load(result.preset.read_text())
+    assert saved["max_grad_norm"] is None and saved["target_kl"] == 0.1
+
+
+def test_a_search_whose_best_trials_fail_on_fresh_seeds_has_no_winner(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pgzoo.search import runner
+
+    train_batch = runner.train_batch
+
+    def failing_on_fresh_seeds(group: Any, *arguments: Any, **named: Any) -> Any:
+        done = train_batch(group, *arguments, **named)
+        fresh = group[0].config.tags.get("pgzoo.seeds") == "fresh"
+        return [
+            replace(outcome, status="failed", reason="the simulator is gone") if fresh else outcome for outcome in done
+        ]
+
+    monkeypatch.setattr(runner, "train_batch", failing_on_fresh_seeds)
+    words = "sweep ppo --env CartPole-v1 --seeds 2 --total-steps 64 --num-envs 2 --rollout-steps 16 --eval-episodes 1"
+    words += " --search learning_rate=0.01,0.02 --trials 2 --sampler grid --save-preset best --tracking-uri none"
+    done = CliRunner().invoke(main.program, [*words.split(), "--no-progress"])
+    assert done.exit_code == 1
+    assert "There is no winner, because no trial finished on fresh seeds; best was not written" in caplog.text
+    assert not (home / "best.yml").exists()
 
 
 def test_a_search_without_optuna_is_an_error_that_names_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

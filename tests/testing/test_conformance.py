@@ -12,10 +12,12 @@ from pgzoo.testing.checks import CHECKS, PLUGIN_CHECKS, CheckTarget, ComponentCh
 CATALOG = discover(inline=False)
 SLOW = {("env_backend", "async")}
 """Components that start processes."""
+DISTRIBUTION = ("log-probabilities", "entropy", "draws", "kl", "mapped")
 REPRESENTATIVE = {"improves": "ppo", "critic-improves": "ppo", "equals-gymnasium": "cartpole"}
+REPRESENTATIVE |= dict.fromkeys(DISTRIBUTION, "mlp")
 """Expensive checks, each with the only component that fast tests run it for.
 
-Tests of algorithms and tests/envs/test_compiled.py cover the others.
+Tests of algorithms and tests/envs/test_compiled.py cover the others, and all policies have the distributions of `mlp`.
 """
 
 

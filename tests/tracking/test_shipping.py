@@ -208,10 +208,12 @@ class TestServer:
 
     def test_killing_the_server_neither_delays_training_nor_loses_points(self, remote: Place, server: Server) -> None:
         server.start()
-        child = remote.train("cut", updates=200, pause=0.05)
+        go_on = remote.home.runs.parent / "go_on"
+        child = remote.train("cut", updates=200, pause=0.05, hold=str(go_on))
         remote.eventually(lambda: len(remote.metrics("cut", "a")) > 10)
         server.kill()
         assert child.poll() is None
+        go_on.touch()
         server.start()
         result = remote.result(child)
         assert result["slowest"] < 10  # a request to a dead server would take 15 s
@@ -220,10 +222,12 @@ class TestServer:
         assert remote.metrics("cut", "b") == [(10 * u, -u) for u in range(1, 201)]
 
     def test_a_killed_uploader_is_replaced(self, remote: Place) -> None:
-        child = remote.train("orphan", updates=200, pause=0.05)
+        go_on = remote.home.runs.parent / "go_on"
+        child = remote.train("orphan", updates=200, pause=0.05, hold=str(go_on))
         remote.eventually(lambda: len(remote.metrics("orphan", "a")) > 10)
         first = remote.uploader()
         os.kill(first, signal.SIGKILL)
+        go_on.touch()
         assert remote.result(child)["pending"] == 0
         assert remote.uploader() != first
         assert remote.metrics("orphan", "a") == steps(200)

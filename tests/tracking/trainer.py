@@ -2,13 +2,15 @@
 
     python trainer.py '{"key": "k", "updates": 100, "pause": 0.05}'
 
-Update u writes two metrics and one episode, at step 10 u. At its end, the trainer prints the seconds that the slowest
-`record` took, and what is pending.
+Update u writes two metrics and one episode, at step 10 u. With the option `hold`, a path, the trainer waits for this
+file before the second half of its updates, so that a test decides when it ends. At its end, the trainer prints the
+seconds that the slowest `record` took, and what is pending.
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 from pgzoo import tracking
 
@@ -21,6 +23,7 @@ def main() -> None:
         "seed": 0,
         "wait": 500.0,
         "uri": None,
+        "hold": "",
         **json.loads(sys.argv[1]),
     }
     home = tracking.Home.find()
@@ -41,6 +44,8 @@ def main() -> None:
     print("started", flush=True)
     slowest = 0.0
     for update in range(options["begin"] + 1, options["begin"] + options["updates"] + 1):
+        while options["hold"] and update > options["updates"] / 2 and not Path(options["hold"]).exists():
+            time.sleep(0.05)
         before = time.perf_counter()
         journal.record([10 * update], {"a": update / 8, "b": -update}, ([10 * update], [float(update)], [10]))
         slowest = max(slowest, time.perf_counter() - before)

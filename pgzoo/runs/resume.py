@@ -263,9 +263,12 @@ def _config_yaml(found: Found) -> Layer | None:
 
 
 def _has_done(found: Found, checkpoint: Checkpoint, total_steps: int) -> bool:
-    """Return whether a run has finished these `total_steps`, so that nothing is left to do."""
-    finished = checkpoint.about["status"] == "finished"
-    return finished and read_yaml(found.artifact("config.yaml")).values.get("total_steps") == total_steps
+    """Return whether a run has finished, and had to do no more than `total_steps`: then nothing is left to do.
+
+    It may have done more of them, because the last update completes episodes.
+    """
+    own = read_yaml(found.artifact("config.yaml")).values.get("total_steps")
+    return checkpoint.about["status"] == "finished" and own is not None and own <= total_steps
 
 
 def _warn_inexact(checkpoints: Sequence[Checkpoint]) -> None:

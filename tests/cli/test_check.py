@@ -187,7 +187,7 @@ def test_a_run_that_fails_before_its_first_step_suggests_no_evaluation() -> None
 
 
 def test_a_misspelled_name_in_a_file_is_an_error_that_suggests_the_right_one(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n", encoding="utf-8")
-    result = check(f"{tmp_path}/mine.py:Mien")
+    (tmp_path / "with_one_class.py").write_text("class Mine:\n    pass\n", encoding="utf-8")
+    result = check(f"{tmp_path}/with_one_class.py:Mien")
     assert result.exit_code == 2
     assert 'defines no algorithm "Mien". Did you mean "Mine"' in result.output

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.completion import complete_run
 from pgzoo.errors import visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
@@ -148,7 +148,7 @@ def show(comparison: ComparisonData) -> None:
     """Print the comparison as tables."""
     from pgzoo.analysis.wording import differing_settings
 
-    out = common.table_console()
+    out = tables.table_console()
     for block in comparison.all_blocks:
         show_block(out, comparison, block)
     if differing := differing_settings(comparison.differences):
@@ -214,7 +214,7 @@ def plain_table(
     right: Container[int] = (),
 ) -> Table:
     """Return a `fitted_table` without lines."""
-    return common.fitted_table(columns, rows, width, numbers=numbers, right=right, header_style="bold dim")
+    return tables.fitted_table(columns, rows, width, numbers=numbers, right=right, header_style="bold dim")
 
 
 class Step:

@@ -13,7 +13,7 @@ from typing import Literal
 import click
 
 from pgzoo import extras
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.errors import StoreError
 from pgzoo.registry import PluginCatalog, PluginInfo
 
@@ -70,7 +70,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         common.print_json({"healthy": not bad, "findings": [asdict(finding) for finding in findings]})
     else:
         rows = [(_MARKS[f.state], f.section, f.name, f.detail) for f in findings]
-        common.print_table(("", "Part", "Name", "Found"), rows)
+        tables.print_table(("", "Part", "Name", "Found"), rows)
         names = ", ".join(finding.name for finding in bad)
         waiting = any(f.section == "tracking" and f.state == "note" for f in findings)
         good = "No problems found; see the notes on tracking." if waiting else "Everything is in order."

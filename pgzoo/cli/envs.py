@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.completion import complete_env
 from pgzoo.registry import PluginCatalog
 
@@ -85,7 +85,7 @@ def _list(every: bool, as_json: bool) -> None:
     hint = "Describe one and try it: pgzoo envs ID"
     if hidden:
         hint += f"   {hidden} old or unsupported environments are hidden: --all"
-    common.print_table(("Environment", "Loads", "Max steps", "Threshold", "Fix"), rows, hint=hint)
+    tables.print_table(("Environment", "Loads", "Max steps", "Threshold", "Fix"), rows, hint=hint)
 
 
 def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, as_json: bool) -> bool:
@@ -131,7 +131,7 @@ def _print(info: EnvInfo, backends: Sequence[str], masked: bool) -> None:
         rows.append(("note", "not deterministic, even with a seed"))
     if masked:
         rows.insert(4, ("action masks", "yes"))
-    common.print_pairs(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
+    tables.print_pairs(rows, hint=f"Train on it: pgzoo run reinforce --env {info.id}")
 
 
 def _as_json(spec: EnvSpec, why: str, origins: dict[str, tuple[str | None, str | None]]) -> dict[str, Any]:

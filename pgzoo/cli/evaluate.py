@@ -15,11 +15,11 @@ from pgzoo.cli.common import (
     open_catalog,
     plugin_options,
     print_json,
-    print_table,
     progress_mode_option,
     stdout_to_stderr,
 )
 from pgzoo.cli.completion import complete_run_or_folder
+from pgzoo.cli.tables import print_table
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.completion import complete_component
 from pgzoo.registry import ComponentKind, Entry
 
@@ -58,7 +58,7 @@ def _listing(kind: ComponentKind, plural: str, help_text: str, prefix: str, use:
             common.print_json([describe(entry) for entry in entries])
             return
         rows = [(entry.name, common.summary_line(entry)) for entry in entries]
-        common.print_lines(("Name", "Summary"), rows, hint=f"Details: pgzoo {plural} NAME")
+        tables.print_lines(("Name", "Summary"), rows, hint=f"Details: pgzoo {plural} NAME")
 
     return command
 
@@ -95,13 +95,13 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
         own = {setting["option"] for setting in settings}
         shown = {key: value for key, value in of_run.items() if f"--{key.replace('_', '-')}" not in own}
         facts.append(("defaults", ", ".join(f"{key} {_format_default(value)}" for key, value in shown.items())))
-    common.print_pairs([("name", entry.name), ("summary", entry.summary), *facts])
+    tables.print_pairs([("name", entry.name), ("summary", entry.summary), *facts])
     if text := inspect.getdoc(target):
         common.echo(f"\n{text}")
     if settings:
         common.echo()
         rows = [(s["option"], format_value(s["default"]) or "none", s["description"]) for s in settings]
-        common.print_table(("Setting", "Default", "Description"), rows, hint=use)
+        tables.print_table(("Setting", "Default", "Description"), rows, hint=use)
 
 
 def _source_in(doc: str) -> str:

@@ -13,10 +13,13 @@ from typing import TextIO
 
 from pgzoo.errors import visible
 
-__all__ = ["exit_code", "guard"]
+__all__ = ["WIDTH", "exit_code", "guard"]
 
 SIGPIPE_EXIT = 141
 """What a shell reports for a program that ended because nobody reads its output any more."""
+
+WIDTH = re.compile("[1-9][0-9]{0,5}")
+"""A value of the variable COLUMNS that is a width."""
 
 SIMILAR = str.maketrans({"−": "-", "–": "-", "—": "-", "…": "...", "·": "-", "±": "+/-", "×": "x", "─": "-", "━": "-"})
 """What is printed instead of these characters where the encoding of the terminal doesn't have them."""
@@ -55,7 +58,7 @@ def guard() -> _Output:
     out = _Output(1, "w", closefd=False)
     sys.stdout = _text(out, sys.stdout)
     sys.stderr = _text(_Output(2, "w", closefd=False), sys.stderr, line_buffering=True)
-    if not re.fullmatch("[1-9][0-9]{0,5}", os.environ.get("COLUMNS", "")):
+    if not WIDTH.fullmatch(os.environ.get("COLUMNS", "")):
         os.environ.pop("COLUMNS", None)  # rich would print nothing in 0 columns
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Visible())

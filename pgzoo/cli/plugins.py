@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.plugins_check import check
 from pgzoo.cli.plugins_install import install, uninstall
 from pgzoo.cli.plugins_new import new
@@ -51,7 +51,7 @@ def _list(imports: tuple[str, ...], blocked: tuple[str, ...], as_json: bool) -> 
         for plugin in catalog.plugins
     ]
     hint = "Details: pgzoo plugins --json   Load times: pgzoo doctor   Conformance checks: pgzoo plugins check NAME"
-    common.print_lines(("Name", "Status", "Offers"), rows, hint=hint)
+    tables.print_lines(("Name", "Status", "Offers"), rows, hint=hint)
 
 
 def _describe(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.errors import UnknownName, did_you_mean
 from pgzoo.registry import KINDS, ComponentKind, PluginCatalog
 
@@ -48,7 +48,7 @@ def check(ctx: click.Context, name: str, imports: Sequence[str], blocked: tuple[
         common.print_json(found)
     else:
         rows = [(f["component"], f["check"], COLORS[f["result"]] + f["result"], f["message"]) for f in found]
-        common.print_table(("Component", "Check", "Result", "Message"), rows)
+        tables.print_table(("Component", "Check", "Result", "Message"), rows)
         excepted = sum(finding["result"] == "exception" for finding in found)
         known = f", {excepted} known exceptions" if excepted else ""
         common.echo(f"{len(found)} checks, {failed or 'none'} failed{known}", err=True)

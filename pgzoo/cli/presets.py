@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.completion import complete_component
 from pgzoo.cli.listing import describe
 from pgzoo.errors import UnknownName, did_you_mean
@@ -39,7 +39,7 @@ def command(ctx: click.Context, imports: tuple[str, ...], blocked: tuple[str, ..
         common.print_json([_describe_preset(entry) for entry in entries])
         return
     hint = "Settings: pgzoo presets NAME, or pgzoo presets ALGO   Use one: pgzoo run ALGO --preset NAME"
-    common.print_lines(("Name", "Summary"), [(entry.name, common.summary_line(entry)) for entry in entries], hint=hint)
+    tables.print_lines(("Name", "Summary"), [(entry.name, common.summary_line(entry)) for entry in entries], hint=hint)
 
 
 @command.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.completion import complete_component, complete_env, complete_run
 from pgzoo.errors import StoreError, UnknownName, UsageError, visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
@@ -266,7 +266,7 @@ def show(found: Listing, seeds: bool, nothing: str) -> None:
         return
     rows = [row_of(runs, seeds) for runs in found.rows]
     columns = ("Run key" if seeds else "Group", "Name", "Algorithm", "Env", "Seed" if seeds else "Seeds")
-    common.print_table((*columns, "Status", "Steps", "Return", "Age"), rows)
+    tables.print_table((*columns, "Status", "Steps", "Return", "Age"), rows)
     if found.more:
         common.echo(f"Only the newest {len(rows)} are shown; for all: --limit 0", err=True)
 

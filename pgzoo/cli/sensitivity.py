@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pgzoo.cli import common
+from pgzoo.cli import tables
 from pgzoo.errors import visible
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def show(analysis: SweepAnalysis) -> None:
     from pgzoo.analysis.wording import metric_in_words, number
     from pgzoo.cli.compare import plain_table
 
-    out = common.table_console()
+    out = tables.table_console()
     out.print(
         Text("\nScores of the settings", style="bold").append(f"  {metric_in_words(analysis.score)}", style="dim")
     )

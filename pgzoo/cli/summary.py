@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.errors import RunFailed, visible
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
@@ -90,9 +90,9 @@ def _print_result(result: Result) -> None:
     columns = (*swept, "seeds" if swept else "seed", "status", "steps", "mean", "std", "min", "max", "greedy mean")
     rows = _rows_of_settings(result) if swept else _rows_of_seeds(result)
     numbers = [k for k, name in enumerate(columns) if name != "status"]
-    out = common.table_console()
+    out = tables.table_console()
     out.print(f"\n[bold]{visible(config.algorithm)} on {visible(config.env)}[/]: {judged}\n")
-    out.print(common.fitted_table(columns, rows, out.width, numbers=numbers, right=numbers), crop=False)
+    out.print(tables.fitted_table(columns, rows, out.width, numbers=numbers, right=numbers), crop=False)
     if swept:
         out.print("[dim]Statistics are over the mean returns of the seeds.[/]")
     elif len(result.runs) > 1:
@@ -200,7 +200,7 @@ def _print_profile(result: Result) -> None:
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase, seconds in parts.items():
         table.add_row(phase, f"{seconds:.2f}", f"{seconds / total:.1%}")
-    common.table_console().print(table)
+    tables.table_console().print(table)
     config = result.plan.config
     if config.backend == "compiled" and "collect/compiled" not in parts:
         common.echo(
@@ -229,7 +229,7 @@ def _print_next_steps(result: Result) -> None:
     where = f" --tracking-uri {display_uri(result.tracking_uri)}" if config.tracking_uri else ""
     settings = {tuple(run.settings.items()) for run in result.runs}
     which = result.group if len(result.runs) > 1 else result.runs[0].run_key
-    out = common.table_console()
+    out = tables.table_console()
     lines = [
         f"Trained   {result.env_steps - result.steps_before:,} steps in {wall:.1f} s ({result.speed:,.0f} steps/s)",
         f"Time      {_format_time(result)}",

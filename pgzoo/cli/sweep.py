@@ -10,15 +10,14 @@ import click
 from pgzoo.cli.common import (
     command_line,
     echo,
-    fitted_table,
     json_option,
     open_catalog,
     plugin_options,
     progress_mode_option,
     stdout_to_stderr,
-    table_console,
 )
 from pgzoo.cli.run import AlgorithmGroup, catalog_of, file_options
+from pgzoo.cli.tables import fitted_table, table_console
 from pgzoo.runs.waiting import ProgressMode, Waiting
 
 if TYPE_CHECKING:

@@ -87,8 +87,8 @@ def trains_memory(target: CheckTarget) -> None:
     policy = memory_policy(target)
     advice = (
         "Reduce over (-2, -1) and keep sequences whole, or register it with recurrent=False; for a class that isn't "
+        "registered, declare a known exception."
     )
-    advice += "registered, declare a known exception."
     with target.errors_fail_check(f'to train policy "{policy["name"]}"', advice):
         _whole_run(target, plan_of(target, claimed_worlds(target)[0], (SEED, 0), policy=policy))
 
@@ -99,14 +99,13 @@ def learns(target: CheckTarget) -> None:
     No parameter may change in the first updates, for example while a buffer is filled. An algorithm without gradients
     needs to change only what the most likely actions depend on.
     """
-    by_gradient = issubclass(target.component.load_config() or AlgorithmConfig, AlgorithmConfig)
     for world in claimed_worlds(target):
         run = undisturbed(target, world, (SEED,))
         moved = [name for name, changed in run.moved.items() if changed]
         if not trains_policy(target):
             target.expect(not moved, "has `learns = False` but changes parameters", "Remove `learns = False`.")
             continue
-        due = run.moved if by_gradient else searched(run.moved)
+        due = run.moved if _takes_gradients(target) else searched(run.moved)
         still = [name for name, changed in due.items() if name.startswith("policy.") and not changed]
         target.expect(
             run.moved and not still,
@@ -187,7 +186,7 @@ def gamma(target: CheckTarget) -> None:
     """Another discount factor (`--gamma`) changes what it learns, if its default estimator discounts."""
     if not trains_policy(target):
         raise NotApplicable("it has `learns = False`")
-    if not issubclass(target.component.load_config() or AlgorithmConfig, AlgorithmConfig):
+    if not _takes_gradients(target):
         raise NotApplicable("it takes no gradient steps, and so has no discounted objective")
     world, params = claimed_worlds(target)[0], []
     for value in (0.99, 0.5):
@@ -380,3 +379,8 @@ def _expect_finite(target: CheckTarget, state: TrainState) -> None:
         f"ends with parameters that are not finite: {', '.join(bad)}",
         "Look for logarithms of 0 and for differences of infinities.",
     )
+
+
+def _takes_gradients(target: CheckTarget) -> bool:
+    """Return whether the algorithm takes gradient steps; if not, it searches or doesn't learn."""
+    return issubclass(target.component.load_config() or AlgorithmConfig, AlgorithmConfig)

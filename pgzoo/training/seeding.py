@@ -1,8 +1,8 @@
 """Random streams identified by seed, name and index. A generator is created where it is used.
 
-`SeedSequence(seed, spawn_key=(stream, *index))` provides a stream per update for acting and resets, and one per round
-for evaluation. So one member's random numbers can't depend on how long another plays, an additional evaluation changes
-no random number, and neighboring seeds share none (unlike `seed + i`).
+`SeedSequence(seed, spawn_key=(stream, *index))` provides a stream per collection for acting and resets, and one per
+round for evaluation. So one member's random numbers can't depend on how long another plays, an additional evaluation
+changes no random number, and neighboring seeds share none (unlike `seed + i`).
 
 The seed law: the numbers of a member depend only on its own seed and settings. A member gives the same numbers, bit for
 bit, alone or among others, in one process or several.

@@ -17,7 +17,7 @@ from program import Folder
 from rich.console import Console
 from rich.text import Text
 
-from pgzoo.cli import common
+from pgzoo.cli import common, tables
 from pgzoo.cli.compare import plain_table
 from pgzoo.cli.output import _Output, _text, _Visible
 from pgzoo.errors import visible
@@ -83,7 +83,7 @@ def test_terminal_control_characters_are_escaped(capsys: pytest.CaptureFixture[s
     common.echo(HOSTILE)
     common.echo(HOSTILE, err=True)
     assert capsys.readouterr() == (f"{SHOWN}\n", f"{SHOWN}\n")
-    common.print_table(("name", "x"), [(HOSTILE, f"[green]{HOSTILE}")])
+    tables.print_table(("name", "x"), [(HOSTILE, f"[green]{HOSTILE}")])
     assert capsys.readouterr().out.splitlines()[1].split() == [SHOWN, SHOWN]
     record = logging.LogRecord("pgzoo", logging.WARNING, "", 0, "Run %s is gone", (HOSTILE,), None)
     assert _Visible().format(record) == f"Run {SHOWN} is gone"
@@ -111,7 +111,7 @@ def test_a_table_never_cuts_a_number(columns: int, monkeypatch: pytest.MonkeyPat
     keys = [f"20261130-201923-715a80-learning_rate-0.0001-estimator.lam-0.95-s{seed}" for seed in (0, 1)]
     rows = [(key, f"ppo s{seed}", "CartPole-v1", "20,291", "499.5", "") for seed, key in enumerate(keys)]
     headings = ("Run key", "Name", "Env", "Steps", "Return", "Age")
-    lines = printed(columns, monkeypatch, lambda: common.print_table(headings, rows))
+    lines = printed(columns, monkeypatch, lambda: tables.print_table(headings, rows))
     for heading in headings:
         assert any(heading in line for line in lines[:3])
     for seed in (0, 1):
@@ -142,7 +142,7 @@ def test_a_comparison_shows_whole_numbers_and_verdicts(columns: int) -> None:
 @pytest.mark.parametrize("columns", ["abc", "1e3", "0", "-5"])
 def test_a_width_in_the_environment_that_is_no_width_is_ignored(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def show() -> None:
-        common.print_lines(("Name", "Summary"), [("a2c", "synchronous advantage actor-critic")])
+        tables.print_lines(("Name", "Summary"), [("a2c", "synchronous advantage actor-critic")])
 
     monkeypatch.delenv("COLUMNS", raising=False)
     unset = printed("", monkeypatch, show)

@@ -41,6 +41,24 @@ def test_links_within_the_docs_lead_to_files() -> None:
             assert ((DOCS / name).parent / link).exists(), f"{name}: {link}"
 
 
+def test_the_first_page_links_to_every_page_but_decisions() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", PAGES["index.md"]))
+    assert {name for name in PAGES if not name.startswith("decisions/")} - {"index.md"} == linked & set(PAGES)
+
+
+def test_anchors_of_links_within_the_docs_exist() -> None:
+    for name, text in PAGES.items():
+        for link, anchor in re.findall(r"\]\(((?!http)[^)#]*)#([^)]+)\)", text):
+            page = ((DOCS / name).parent / link).resolve().relative_to(DOCS).as_posix() if link else name
+            assert anchor in anchors(PAGES[page]), f"{name}: {link}#{anchor}"
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors that the site makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def test_prose_links_to_pages_instead_of_naming_their_paths() -> None:
     """On the site, no page is called docs/hooks.md: such a path means nothing to its readers."""
     for name, text in PAGES.items():

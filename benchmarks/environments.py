@@ -291,7 +291,8 @@ rows whose name contains `minigrid` again.
 
 ## Ids that come with gymnasium
 
-These are the ids of the gymnasium/gym registry that a teaching notebook lists, and the current ids that the list lacks.
+These are the ids from the registries of gym and gymnasium that a teaching notebook lists, and the current ids that it
+doesn't list.
 The command is `pgzoo run ppo --env ID`, with `--policy cnn` for CarRacing and, for Atari games, gymnasium's
 preprocessing ([Atari](backends.md#wrappers-and-frame-stacking)). `--backend envpool` needs
 `pip install ./plugins/pgzoo-envpool`.

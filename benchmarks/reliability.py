@@ -181,7 +181,7 @@ servers, a real PostgreSQL, real signals.
 Made by `make faults`, last on {date}: Python {python}, {versions}.
 
 Every run trains for 150 updates of 200 steps and logs a point of every curve per update (500 updates if the trainer is
-killed). The fault is injected during the run, if applicable after the store has received some records. Afterwards, the
+killed). The fault is injected during the run, where possible after the store has received some records. Afterwards, the
 store is compared with the recorded points one by one.
 
 - *seconds on tracking*: total time that the training loop spent on tracking and checkpoints. The NaN row, in which
@@ -194,8 +194,9 @@ store is compared with the recorded points one by one.
 
 {table}
 
-At the end of a run, pgzoo waits up to ten seconds for the upload; then the uploader continues in the background. If a
-disk stays full until a run ends, records that are still in memory are lost, and the run prints their number.
+At the end of a run, pgzoo waits up to ten seconds for the upload; then the uploader continues in the background. It
+doesn't wait for the plots of more than ten runs. If a disk stays full until a run ends, records that are still in
+memory are lost, and the run prints their number.
 
 ## Hostile inputs
 

@@ -86,8 +86,8 @@ POLICY_PAIRS = """## Algorithms and policies
 - *no: memory*: refused, because the algorithm supports no recurrent policy.
 - *no: images*: refused, because the algorithm's own networks take observations that are vectors.
 
-`tabular` fits Discrete observations only, `cnn` and `impala-cnn` only those with an
-image. [Algorithms](algorithms.md) says which action spaces an algorithm takes.
+`tabular` fits Discrete observations only, `cnn` and `impala-cnn` only observations with an image.
+[Algorithms](algorithms.md) says which action spaces an algorithm takes.
 """
 
 PRESETS = """# Presets
@@ -114,7 +114,7 @@ own with `registry.presets(folder)` ([hooks](hooks.md)).
 `ppo`, `a2c`, `trpo` and `ars` also take a hyperparameter file of
 [rl-baselines3-zoo](https://github.com/DLR-RM/rl-baselines3-zoo). The section of the environment is used; if there is
 none, the section of another version of the environment, `atari` for an Atari game, or `default`. Keys that the section
-leaves out have the default of Stable-Baselines3, not pgzoo's. A notice names the keys that pgzoo has no setting for.
+leaves out have Stable-Baselines3's default, not pgzoo's. A notice names the keys that pgzoo has no setting for.
 
 - `batch_size` becomes a number of minibatches, and `n_delta` of ARS twice as many environments.
 - `vf_coef` is doubled, because pgzoo's value loss is half the mean squared error.
@@ -122,7 +122,8 @@ leaves out have the default of Stable-Baselines3, not pgzoo's. A notice names th
 - `policy_kwargs` may set `log_std_init`, `ortho_init`, and for `MlpPolicy` `net_arch` and `activation_fn`. The text is
   parsed, and no code in it is run.
 - `use_sde` and `sde_sample_freq` become `policy.sde` and `policy.sde_sample_freq` for `MlpPolicy`. Then `log_std_init`
-  is converted, because `policy.log_std` is about the first actions, not each feature ([policies](policies.md)).
+  is converted, because `policy.log_std` describes the first actions, and `log_std_init` each feature
+  ([policies](policies.md)).
 - TRPO fits the critic on whole rollouts: `n_critic_updates` counts gradient steps there, and `batch_size` isn't used.
 
 ## Built-in presets

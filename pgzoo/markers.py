@@ -1,4 +1,4 @@
-"""The marker that plugins put on their hooks. It imports nothing but pluggy, so that every room may use it."""
+"""The marker that plugins put on their hooks. It imports only pluggy, so that every package of pgzoo may use it."""
 
 import pluggy
 

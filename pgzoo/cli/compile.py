@@ -1,4 +1,4 @@
-"""`pgzoo compile ALGO`: compile ahead what a run with the same options needs."""
+"""`pgzoo compile ALGO`: compile ahead of time what a run with the same options needs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def _compile(
     epilog="The options are those of pgzoo run: pgzoo compile ppo --help",
 )
 def command() -> None:
-    """Compile ahead what a run with the same options needs. The run then only loads it.
+    """Compile ahead of time what a run with the same options needs. The run then only loads it.
 
-    Takes the first two updates of the run, and keeps nothing but the compiled code. It may be done while other runs
-    train, and once for all seeds and all values of settings that are numbers of a loss, such as a learning rate.
+    Takes the first two updates of the run, and keeps nothing but the compiled code. Other runs may train meanwhile. The
+    code serves all seeds, and all values of settings that a loss gets as numbers, such as a learning rate.
     """
 
 

@@ -15,7 +15,7 @@ def pgzoo_register(registry: Registry) -> None:
     command(
         "resume", "pgzoo.cli.resume:command", summary="Continue a run that was interrupted, or train it for longer."
     )
-    command("compile", "pgzoo.cli.compile:command", summary="Compile ahead what a run needs.")
+    command("compile", "pgzoo.cli.compile:command", summary="Compile ahead of time what a run needs.")
     command("repro", "pgzoo.cli.repro:command", summary="Repeat a run and report the first difference.")
     command("evaluate", "pgzoo.cli.evaluate:command", summary="Play episodes with the policy of a run.")
     command("video", "pgzoo.cli.video:command", summary="Record episodes with the policy of a run.")

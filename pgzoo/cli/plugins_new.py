@@ -131,6 +131,6 @@ def _check_free(name: str, kind: str, catalog: PluginCatalog) -> None:
     entry = next((entry for entry in catalog.entries(KINDS[kind]) if entry.name == name), None)
     plugin = next((plugin for plugin in catalog.plugins if plugin.name == name), None)
     if entry is not None:
-        raise UsageError(f'There is already {kind} "{name}", from plugin {entry.plugin}. Choose another name.')
+        raise UsageError(f'There is already the {kind} "{name}", from plugin {entry.plugin}. Choose another name.')
     if plugin is not None:
         raise UsageError(f"There is already a plugin {plugin}. Choose another name.")

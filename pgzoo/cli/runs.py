@@ -62,7 +62,7 @@ def command(
 
     The runs are those of this machine's journals, or of the store that --tracking-uri names. Commands such as compare,
     evaluate and resume take the text of the first column, and the name, which means the newest runs with this name. If
-    some runs of a group don't match a filter, its row is about the others. Return is the mean return of the final
+    only some runs of a group match the filters, its row covers only these. Return is the mean return of the final
     evaluation, averaged over the runs of the row.
     """
     if ctx.invoked_subcommand is not None:

@@ -124,7 +124,7 @@ class _SearchOption(click.Option):
     cls=_SearchOption,
     type=int,
     metavar="N",
-    help="Trials that are proposed at once.  [default: 8 if they can be trained together, otherwise 1]",
+    help="Number of trials that are proposed at once.  [default: 8 if they can be trained together, otherwise 1]",
 )
 @click.option(
     "--sampler-seed",

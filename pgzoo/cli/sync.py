@@ -67,7 +67,7 @@ def command(
     uri = tracking.resolve_uri(tracking_uri, home)
     if folder is None and tracking_uri:
         raise UsageError(
-            "--tracking-uri needs a FOLDER: runs of this machine are uploaded to the store of their start."
+            "--tracking-uri needs a FOLDER: runs of this machine are uploaded to the store that they were started with."
         )
     imported = None if folder is None else copy_runs(folder, home, uri, bool(tracking_uri), progress)
 

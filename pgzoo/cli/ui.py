@@ -217,7 +217,9 @@ def newest_experiment(uri: str) -> str | None:
         newest = client.search_runs(ids, max_results=1, order_by=["attributes.start_time DESC"]) if ids else []
         found.extend(run.info.experiment_id for run in newest)
         if found and not EXPERIMENT_ID.fullmatch(str(found[0])):  # it becomes a part of a link
-            raise StoreError(f"the id of an experiment is {found[0][:80]!r}, which is none. Is it an MLflow server?")
+            raise StoreError(
+                f"the id of an experiment is {found[0][:80]!r}, which isn't valid. Is it an MLflow server?"
+            )
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # the first answer about a large store takes a while
     query_store(uri, search, "the newest experiment")

@@ -71,7 +71,7 @@ def command(
 
     A run is named by its MLflow run id, run key, group or name. With the environment backends sync and
     async, the episodes start like the first ones of an evaluation, and with --deterministic they are the same. Sampled
-    actions, and the starts with other backends, come from other random numbers.
+    actions are drawn from other random numbers, and so are the initial states with other backends.
     """
     with Waiting("Loading torch and gymnasium", progress):
         from pgzoo.errors import UsageError

@@ -182,8 +182,8 @@ class RunConfig(Settings):
     rollout_workers: Annotated[
         NonNegativeInt,
         Field(
-            description="number of processes that step the training environments, each its share of them, at most "
-            "num_envs; 0: the process that trains; the results are the same"
+            description="number of processes that share the training environments and step them, at most num_envs; 0: "
+            "the process that trains steps them; the results are the same"
         ),
     ] = 0
     cpus_per_shard: Annotated[

@@ -194,7 +194,7 @@ def environment_for(
 
     Raises:
         ConfigError: no environment is given or known.
-        UsageError: the policy's environment or a wrapper is in a module that isn't imported: a policy loads no code.
+        UsageError: the policy's environment or a wrapper is in a module that isn't imported.
         EnvError, UnfitError: it can't be made here, or has other observations or actions than the policy.
     """
     request = policy.env
@@ -205,7 +205,9 @@ def environment_for(
         raise ConfigError("The policy doesn't say in which environment it was trained. Name one: --env ID")
     module, colon, _ = request.id.partition(":")
     if colon and env is None and module not in sys.modules:
-        raise UsageError(f'The policy\'s environment is in module "{module}". It loads no code: add --import {module}.')
+        raise UsageError(
+            f'The policy\'s environment is in module "{module}", which is not imported. Add: --import {module}'
+        )
     chosen = None
     if catalog is None:
         ids.check(request.id, request.kwargs)

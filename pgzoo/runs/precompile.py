@@ -1,4 +1,4 @@
-"""Compile ahead what a run needs: take its first updates, and keep nothing but the compiled code."""
+"""Compile ahead of time what a run needs: take its first updates, and keep nothing but the compiled code."""
 
 from __future__ import annotations
 

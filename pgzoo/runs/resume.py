@@ -225,7 +225,7 @@ def check_environment(env_id: str, catalog: PluginCatalog) -> None:
     module, colon, _ = env_id.partition(":")
     if colon and module not in sys.modules:
         raise UnknownName(
-            f'The environment of the run is in module "{module}", and runs don\'t import code. Add: --import {module}'
+            f'The environment of the run is in module "{module}", which is not imported. Add: --import {module}'
         )
     register_env(env_id, catalog.imports)
 

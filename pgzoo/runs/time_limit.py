@@ -1,4 +1,4 @@
-"""What is said of environments without a time limit, whose episodes may never end."""
+"""The messages about environments without a time limit, whose episodes may never end."""
 
 from __future__ import annotations
 

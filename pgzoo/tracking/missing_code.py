@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_files", "explain_missing_code"]
 
-RULE = "the files of a run load no code"
+RULE = "pgzoo imports code only if you name it"
 
 
 def check_files(imports: Sequence[str], runs: Sequence[Found], command: str) -> None:
@@ -58,7 +58,7 @@ def explain_missing_code(runs: Sequence[Found], catalog: PluginCatalog, command:
 
 def _ask_for(missing: Sequence[str], runs: Sequence[Found], command: str) -> str:
     """Return the message that asks for these modules and files."""
-    lines, given = [f"{runs[0].name} needs {_listed(missing)}, and {RULE}."], list[str]()
+    lines, given = [f"{runs[0].name} needs {_listed(missing)}, but {RULE}."], list[str]()
     for name in missing:
         absent = name.endswith(".py") and not Path(name).is_file()
         copy = _copy_of(name, runs) if absent else ""

@@ -550,7 +550,9 @@ def known_cause(error: Exception) -> str:
 def check_run_id(run_id: str) -> str:
     """Return the id of a run that a server gave. Raises StoreError if it can't be one, as in an empty answer."""
     if not RUN_ID.fullmatch(str(run_id)):
-        raise StoreError(f"the server gave a run the id {str(run_id)[:80]!r}, which is none. Is it an MLflow server?")
+        raise StoreError(
+            f"the server gave a run the id {str(run_id)[:80]!r}, which isn't valid. Is it an MLflow server?"
+        )
     return run_id
 
 

@@ -122,7 +122,7 @@ def test_an_existing_package_is_not_overwritten() -> None:
         ("lambda", 'can\'t be named "lambda", because its code needs the word lambda itself'),
         ("none", 'can\'t be named "none", because its code needs the word None itself'),
         ("batch", 'can\'t be named "batch", because its code needs the word Batch itself'),
-        ("ppo", 'There is already algorithm "ppo", from plugin "pgzoo.algorithms"'),
+        ("ppo", 'There is already the algorithm "ppo", from plugin "pgzoo.algorithms"'),
     ],
 )
 def test_invalid_names_are_rejected(name: str, message: str, here: Path) -> None:

@@ -27,9 +27,9 @@ class SPO:
 
         L(θ) = E[ r A - |A|/(2ε) (r - 1)² ],  r = π(a|s; θ) / π_old(a|s)
 
-    The objective of a row is largest at r = 1 + ε sign(A), where the gain of PPO's ends. Beyond that point PPO's
+    The objective of a row is largest at r = 1 + ε sign(A), where PPO's stops growing. Beyond that point PPO's
     gradient is zero, so the gradients of other rows can carry the ratio further; here the gradient pulls it back. The
-    paper reports ratios that stay bounded over training, also for larger networks with which PPO's do not.
+    paper reports ratios that stay bounded over training, even for larger networks, for which PPO's don't.
 
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
     Source: Xie et al. (2025), Simple policy optimization, ICML; arXiv 2401.16025.

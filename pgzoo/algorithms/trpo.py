@@ -51,7 +51,7 @@ class TRPO:
         max L(θ) = E[ r A ],  r = π(a|s; θ) / π_old(a|s)  subject to  E[ KL(π_old || π) ] <= δ
 
     The first candidate is the natural-gradient step to the border of the region, by a linear model of L and a quadratic
-    model of the KL divergence, to which damping adds. A line search shortens the step until L has actually increased
+    model of the KL divergence, with damping added. A line search shortens the step until L has actually increased
     and the divergence is actually within δ. If no candidate passes, the policy doesn't change. The critic is fitted
     afterwards, with many gradient steps on the same data.
 

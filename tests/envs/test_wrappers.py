@@ -115,7 +115,7 @@ def test_the_native_backend_supports_no_wrappers_or_frame_stacking(catalog: Plug
         ("gymnasium.wrappers:Nothing", 'module "gymnasium.wrappers" has no Nothing'),
         ("os:system", "expected a subclass of gymnasium.Wrapper"),
         ("builtins:dict", "expected a subclass of gymnasium.Wrapper"),
-        ("not_here:Half", 'is in module "not_here", which is not imported; .* Add: --import not_here'),
+        ("not_here:Half", 'is in module "not_here", which is not imported. .* Add: --import not_here'),
         ("gymnasium.nothing:Half", "can't be imported: ModuleNotFoundError"),
     ],
 )

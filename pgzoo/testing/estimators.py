@@ -45,7 +45,7 @@ def keywords(target: CheckTarget) -> None:
 
 
 def shape(target: CheckTarget) -> None:
-    """The result, or each of a pair, has shape `[S, T, N]`, also if one of these is 1."""
+    """The result, or each of a pair, has shape `[S, T, N]`, even if one of these is 1."""
     for sizes in ((2, 9, 3), (1, 9, 3), (2, 1, 3), (2, 9, 1)):
         for result in _estimates(target, _world(*sizes)):
             target.expect(
@@ -56,7 +56,7 @@ def shape(target: CheckTarget) -> None:
 
 
 def finite(target: CheckTarget) -> None:
-    """Results are finite, also if all rewards are 0, and for gamma 0 and 1."""
+    """Results are finite, even if all rewards are 0, and for gamma 0 and 1."""
     for change in ({}, {"rewards": 0.0}, {"gamma": 0.0}, {"gamma": 1.0}, {"values": 0.0, "next_values": 0.0}):
         world = _world(2, 17, 3)
         world |= {name: torch.full_like(world[name], value) for name, value in change.items()}

@@ -41,6 +41,7 @@ class MyPlugin:
         advantages = standardize(batch.advantages, batch.weights)
         surrogate = weighted_mean(dist.log_prob(batch.actions) * advantages, batch.weights)
         entropy = weighted_mean(dist.entropy(), batch.weights)
-        # hyper.per_member.entropy_coef is [S], like the results of weighted_mean; hyper.entropy_coef is [S, 1, 1], to combine with rows.
+        # hyper.per_member.entropy_coef is [S], like the results of weighted_mean; hyper.entropy_coef is [S, 1, 1],
+        # to combine with rows.
         value = -surrogate - hyper.per_member.entropy_coef * entropy
         return pgzoo.Loss(value, {"loss/policy": -surrogate.detach(), "policy/entropy": entropy.detach()})

@@ -71,8 +71,8 @@ def _find(name: str) -> Wrap:
         import_wrappers([name])
     elif module not in sys.modules:
         raise UsageError(
-            f'The wrapper "{name}" is in module "{module}", which is not imported. pgzoo imports code '
-            f"only if you name it. Add: --import {module}"
+            f'The wrapper "{name}" is in module "{module}", which is not imported. pgzoo imports the '
+            f"code of a run only if you name it. Add: --import {module}"
         )
     try:
         found = attrgetter(path)(sys.modules[module])

@@ -60,7 +60,9 @@ def missing_imports(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str
     if not missing:
         return []
     options = " ".join(f"--import {shlex.quote(name)}" for name in missing)
-    return [f"The run was started with {options}, but pgzoo imports code only if you name it: give it again."]
+    return [
+        f"The run was started with {options}, but pgzoo imports the code of a run only if you name it: give it again."
+    ]
 
 
 def missing_plugins(tags: Mapping[str, str], catalog: PluginCatalog) -> list[str]:

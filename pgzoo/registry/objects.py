@@ -125,8 +125,8 @@ def find_component(kind: ObjectKind, name: str, imports: Sequence[str]) -> tuple
     source = _import_of(name, imports)
     if source is None:
         raise UnknownName(
-            f'No {kind} "{name}". It is defined in Python, but pgzoo imports code only if you name it. Give its '
-            f"module, or its file {module}.py by its path: --import {module}"
+            f'No {kind} "{name}". It is defined in Python, but pgzoo imports the code of a run only if you '
+            f"name it. Give its module, or its file {module}.py by its path: --import {module}"
         )
     found = find_object(name)
     if found is None:

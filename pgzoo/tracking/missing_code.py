@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_files", "explain_missing_code"]
 
-RULE = "pgzoo imports code only if you name it"
+RULE = "pgzoo imports the code of a run only if you name it"
 
 
 def check_files(imports: Sequence[str], runs: Sequence[Found], command: str) -> None:

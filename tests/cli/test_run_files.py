@@ -103,7 +103,7 @@ def test_components_from_a_file_are_trained_and_the_run_keeps_a_copy_of_it(here:
     start = start_of(found.path)
     assert start is not None and start["tags"]["pgzoo.imports"] == "./idea.py"
 
-    rule = "but pgzoo imports code only if you name it"
+    rule = "but pgzoo imports the code of a run only if you name it"
     asked = rf"^Idea s0 needs ./idea.py, {rule}. Next: pgzoo resume x --import ./idea.py$"
     with pytest.raises(UnknownName, match=asked):
         resume([found], discover(), total_steps=200, command="pgzoo resume x")

@@ -349,7 +349,7 @@ def test_the_environment_of_a_policy_is_not_imported(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"env": env}))
     loaded = load_policy(folder, catalog)
     assert loaded.env is not None and loaded.env.id == "trojan:Horse-v0"
-    with pytest.raises(UsageError, match=r'in module "trojan".* add --import trojan'):
+    with pytest.raises(UsageError, match=r'in module "trojan".* Add: --import trojan'):
         environment_for(loaded)
     assert not (tmp_path / "executed").exists()
 

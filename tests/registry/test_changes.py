@@ -39,7 +39,8 @@ def test_missing_imports_of_a_run_are_reported_but_not_loaded(tmp_path: Path) ->
     assert tags["pgzoo.imports"] == "'my envs.py'" and len(tags["plugin.my envs.py.sha256"]) == 64
     (tmp_path / "ran").unlink()
     catalog = found_in(tmp_path)
-    expected = ["The run was started with --import 'my envs.py', but pgzoo imports code only if you name it: "]
+    rule = "but pgzoo imports the code of a run only if you name it"
+    expected = [f"The run was started with --import 'my envs.py', {rule}: "]
     assert [f"{s.partition(': ')[0]}: " for s in missing_imports(tags, catalog)] == expected
     assert changes(tags, catalog) == missing_imports(tags, catalog) and not (tmp_path / "ran").exists()
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PLAIN", "VECTOR", "PackedSpace", "array_space", "entries_of", "is_image", "learnable"]
+__all__ = ["PLAIN", "VECTOR", "PackedSpace", "array_space", "entries_of", "is_image", "is_image_stack", "learnable"]
 
 IMAGE_SIDE, IMAGE_CHANNELS = 16, 4
 """Minimum height and width of an image in pixels, and maximum number of its channels."""
@@ -33,11 +33,27 @@ def is_image(space: gym.Space[Any]) -> bool:
     return any(channels <= IMAGE_CHANNELS and min(pixels) >= IMAGE_SIDE for channels, pixels in layouts)
 
 
-def entries_of(space: gym.Space[Any], name: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+def is_image_stack(space: gym.Space[Any]) -> bool:
+    """Return whether observations are several images, stacked in the first of four dimensions."""
+    shape = space.shape or ()
+    return len(shape) == 4 and space.dtype == np.uint8 and is_image(gym.spaces.Box(0, 255, shape[1:], np.uint8))
+
+
+def entries_of(space: gym.Space[Any]) -> Iterator[tuple[str, gym.Space[Any]]]:
     """Yield the entries of a Dict or Tuple, also of nested ones, with names such as "camera" or "arm.0".
 
-    The order is that in which gymnasium flattens them. Any other space is its own only entry.
+    The order is that in which gymnasium flattens them. Any other space is its own only entry, with an empty name. Names
+    are unique and not `VECTOR`: an underscore is appended to a name that is taken.
     """
+    taken = {VECTOR}
+    for name, part in _entries(space, ""):
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        yield name, part
+
+
+def _entries(space: gym.Space[Any], name: str) -> Iterator[tuple[str, gym.Space[Any]]]:
     if isinstance(space, gym.spaces.Dict):
         parts: Any = space.spaces.items()
     elif isinstance(space, gym.spaces.Tuple):
@@ -46,7 +62,7 @@ def entries_of(space: gym.Space[Any], name: str = "") -> Iterator[tuple[str, gym
         yield name, space
         return
     for key, part in parts:
-        yield from entries_of(part, f"{name}.{key}" if name else str(key))
+        yield from _entries(part, f"{name}.{key}" if name else str(key) or "_")
 
 
 def array_space(space: gym.Space[Any]) -> gym.Space[Any]:

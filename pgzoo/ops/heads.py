@@ -17,7 +17,7 @@ from torch import Tensor
 from pgzoo.errors import UnfitError
 from pgzoo.ops.distributions import DiagonalGaussian, TanhGaussian
 from pgzoo.ops.draws import draw_perturbation
-from pgzoo.ops.entries import is_image
+from pgzoo.ops.entries import is_image, is_image_stack
 from pgzoo.ops.families import Family, family_for, masked
 from pgzoo.ops.nets import ROW_BLOCK, linear
 from pgzoo.types import Array, Distribution, Params, RowPolicy, Spec
@@ -41,7 +41,7 @@ class ObsEncoder:
     """Encodes observations as vectors of `size` numbers: a Box is flattened, a Discrete one-hot encoded.
 
     Raises:
-        UnfitError: the observations are images.
+        UnfitError: the observations are images, or stacks of images.
     """
 
     def __init__(self, space: gym.Space[Any], who: str, advice: str = IMAGE_POLICIES) -> None:
@@ -52,7 +52,7 @@ class ObsEncoder:
             self.categories, self.first, self.size = int(space.n), int(space.start), int(space.n)
             # a lookup table is faster than comparing, but its size is quadratic
             self._one_hot = np.eye(self.categories, dtype=np.float32) if self.categories <= TABLE else None
-        elif isinstance(space, gym.spaces.Box) and not is_image(space):
+        elif isinstance(space, gym.spaces.Box) and not (is_image(space) or is_image_stack(space)):
             self.size = int(np.prod(space.shape))
         else:
             original = getattr(space, "original", space)
@@ -63,15 +63,16 @@ class ObsEncoder:
     def encode(self, obs: Tensor) -> Tensor:
         """Encode a batch: `[S, T, B, *O] -> [S, T, B, size]`."""
         if self.categories:
-            return F.one_hot(obs - self.first, self.categories).float()
+            return F.one_hot(obs.long() - self.first, self.categories).float()
         return obs.float().reshape(*obs.shape[:3], self.size)
 
     def encode_numpy(self, obs: Array) -> Array:
         """Encode arrays for acting: `[S, N, *O] -> [S, N, size]`."""
-        if self._one_hot is not None:
-            return np.asarray(self._one_hot[obs - self.first])
         if self.categories:
-            return np.asarray((obs - self.first)[..., None] == np.arange(self.categories), np.float32)
+            index = obs.astype(np.int64, copy=False) - self.first  # in a narrow type, the difference may overflow
+            if self._one_hot is not None:
+                return np.asarray(self._one_hot[index])
+            return np.asarray(index[..., None] == np.arange(self.categories), np.float32)
         return obs.astype(np.float32, copy=False).reshape(*obs.shape[:2], self.size)
 
 

@@ -268,7 +268,7 @@ class _Image:
         x = pixels.reshape(-1, frames, *image)
         if len(image) == 3 and not self.first:
             x = x.permute(0, 1, 4, 2, 3)
-        x = x / divide_by if self.integers else x.float()
+        x = (x / divide_by if self.integers else x).float()  # in a flattened Dict, integers may be float64
         return x.reshape(-1, *self.size())
 
     def _layout(self) -> tuple[int, tuple[int, ...]]:

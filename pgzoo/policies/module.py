@@ -77,7 +77,7 @@ class ModulePolicy:
         if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
             raise UnfitError(f"{who} doesn't fit the observation space {spec.original_space}. Use --policy cnn.")
         self.encoder = None
-        if isinstance(space, gym.spaces.Discrete) or (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+        if isinstance(space, gym.spaces.Discrete) or (isinstance(space, gym.spaces.Box) and len(space.shape) <= 1):
             self.encoder = ObsEncoder(space, who)
         self.inputs: int | tuple[int, ...] = self.encoder.size if self.encoder else (space.shape or ())
         action = config if isinstance(config, ActionConfig) else ActionConfig()

@@ -26,13 +26,19 @@ def test_pixels_with_few_channels_are_images(shape: tuple[int, ...]) -> None:
     assert isinstance(spec.observation_space, PackedSpace)
 
 
-@pytest.mark.parametrize(
-    "shape", [(4, 4, 16), (7, 7, 3), (19, 19, 17), (15, 16, 3), (16, 3, 16), (8, 8), (4, 84, 84, 3)]
-)
+@pytest.mark.parametrize("shape", [(4, 4, 16), (7, 7, 3), (19, 19, 17), (15, 16, 3), (16, 3, 16), (8, 8), (4, 7, 7, 3)])
 def test_boards_and_grids_are_vectors(shape: tuple[int, ...]) -> None:
     assert not is_image(pixels(*shape))
     assert ObsEncoder(pixels(*shape), "policy").size == np.prod(shape)
     spec = make_spec(gym.spaces.Dict({"board": pixels(*shape)}), gym.spaces.Discrete(2))
+    assert spec.observation_space.shape == (np.prod(shape),)
+
+
+@pytest.mark.parametrize("shape", [(4, 84, 84, 3), (2, 3, 16, 16), (4, 84, 84, 1)])
+def test_stacked_images_are_refused_where_a_single_one_is(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnfitError, match="not images"):
+        ObsEncoder(pixels(*shape), "policy")
+    spec = make_spec(gym.spaces.Dict({"frames": pixels(*shape)}), gym.spaces.Discrete(2))
     assert spec.observation_space.shape == (np.prod(shape),)
 
 

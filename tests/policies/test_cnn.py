@@ -209,6 +209,47 @@ def test_dict_entries_are_packed_as_bytes_and_read_back_exactly(build: Build) ->
     torch.testing.assert_close(images["map"], torch.arange(50.0).reshape(1, 5, 5, 2).permute(0, 3, 1, 2) / 255)
 
 
+def test_a_small_image_beside_a_number_and_a_category_is_read_as_float32(build: Build) -> None:
+    """Float32 and int64 are flattened to float64, which convolutions don't take."""
+    space = Dict({"image": pixels(5, 5, 1), "kind": Discrete(2), "speed": Box(-1, 1, (1,))})
+    policy, obs = build(space, filters=(1,), hidden=(2,)), {"kind": 1, "speed": np.ones(1, np.float32)}
+    flat = gym.spaces.flatten(space, obs | {"image": np.full((5, 5, 1), 51, np.uint8)})
+    assert isinstance(flat, np.ndarray) and flat.dtype == np.float64
+    batch, params = torch.from_numpy(flat)[None, None, None], stacked(policy)
+    parts = {name: value[0] for name, value in policy.inputs.parts(batch).items()}
+    torch.testing.assert_close(policy.inputs.read(parts, "image"), torch.full((1, 1, 5, 5), 0.2))
+    learned = policy.apply(params, Inputs(batch)).dist.mode()
+    assert policy.actor(params)(ActorInputs(flat[None, None]), None)[0].tolist() == learned[0].tolist()
+
+
+def test_images_are_told_apart_whatever_their_keys_are(build: Build) -> None:
+    """One is named as the vector of the other entries, one has an empty key, and two would have the same name."""
+    keys = ["vector", "", "arm.eye"]
+    space = Dict({key: pixels(16, 16, 1) for key in keys} | {"arm": Dict({"eye": pixels(16, 16, 1)}), "x": Discrete(3)})
+    obs: Any = {key: np.full((16, 16, 1), k, np.uint8) for k, key in enumerate(keys)}
+    obs |= {"arm": {"eye": np.full((16, 16, 1), 3, np.uint8)}, "x": 2}
+    spec = make_spec(space, Discrete(2))
+    assert isinstance(spec.observation_space, PackedSpace)
+    policy = build(space, filters=(1,), hidden=(2,))
+    packed = torch.from_numpy(spec.observation_space.pack(obs))[None, None, None]
+    parts = policy.inputs.parts(packed)
+    assert parts.pop("vector").tolist() == [[[0, 0, 1]]]
+    assert sorted(float(image.float().mean()) for image in parts.values()) == [0, 1, 2, 3]
+    assert len(policy.inputs.sizes) == 4 and policy.inputs.sizes.keys() == parts.keys()
+    assert policy.apply(stacked(policy), Inputs(packed)).value.shape == (1, 1, 1)
+
+
+def test_stacked_images_in_a_dict_are_read_from_its_vector(build: Build) -> None:
+    space = Dict({"frames": pixels(2, 16, 16, 3), "x": Box(-1, 1, (2,))})
+    frames = pixels(2, 16, 16, 3).sample()
+    flat = torch.from_numpy(gym.spaces.flatten(space, {"frames": frames, "x": np.array([0.5, -0.5], np.float32)}))
+    policy = build(space, filters=(1,), hidden=(2,))
+    parts = {name: value[0] for name, value in policy.inputs.parts(flat[None, None, None]).items()}
+    expected = torch.from_numpy(frames).permute(0, 3, 1, 2).reshape(1, 6, 16, 16) / 255
+    torch.testing.assert_close(policy.inputs.read(parts, "frames"), expected)
+    assert parts["vector"].tolist() == [[0.5, -0.5]]
+
+
 def test_small_images_are_read_from_a_flattened_dict(build: Build) -> None:
     space = Dict({"direction": Discrete(4), "image": pixels(7, 7, 3)})
     spec = make_spec(space, Discrete(2))

@@ -185,6 +185,7 @@ def test_module_buffers_and_frozen_parameters_are_constant_buffers_of_the_train_
     ("space", "inputs"),
     [
         (Box(-1, 1, (3,)), 3),
+        (Box(-1, 1, ()), 1),
         (Discrete(4), 4),
         (Box(-1, 1, (2, 3)), (2, 3)),
         (Box(0, 255, (8, 8, 3), np.uint8), (8, 8, 3)),

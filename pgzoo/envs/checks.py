@@ -23,6 +23,7 @@ __all__ = [
     "environment_error",
     "environment_id",
     "mask_size",
+    "observation_problem",
     "read_info",
     "read_mask",
     "read_reset",
@@ -114,12 +115,19 @@ def check_observation(env_id: str, space: gym.Space[Any], obs: Any) -> None:
 
     Numbers outside the bounds of a Box are allowed, because many environments exceed their declared bounds.
     """
-    if problem := _problem(space, obs):
-        came, expected = problem
+    if problem := observation_problem(space, obs):
         raise EnvError(
-            f'environment "{env_id}" returned the observation {came}; expected {expected}, '
+            f'environment "{env_id}" returned the observation {problem}, '
             f"as its observation_space {_one_line(space)} says."
         )
+
+
+def observation_problem(space: gym.Space[Any], obs: Any) -> str:
+    """Return the part of an observation that isn't in its space, as "VALUE; expected VALUES"; empty if it fits.
+
+    What fits is described in `check_observation`.
+    """
+    return "; expected ".join(_problem(space, obs) or ())
 
 
 def mask_size(space: gym.Space[Any]) -> int:

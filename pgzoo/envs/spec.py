@@ -22,12 +22,17 @@ def make_spec(original: gym.Space[Any], action_space: gym.Space[Any], *, masked:
     times the memory. Entries of a Dict that no policy can learn from are dropped.
 
     Raises:
-        UnfitError: observations are of no fixed size, such as Sequence, Graph and Text.
+        UnfitError: observations are of no fixed size, such as Sequence, Graph and Text, or contain no numbers.
     """
     original, dropped = learnable(original)
     if unknown := _unsupported(original):
         raise UnfitError(
             f"The observation space {original}: {unknown} isn't supported; observations can be {SUPPORTED}."
+        )
+    if gym.spaces.flatdim(original) == 0:
+        raise UnfitError(
+            f"The observation space {original} is empty. If there is nothing to observe, let the environment return a "
+            "constant: Discrete(1), with the observation 0."
         )
     return Spec(array_space(original), action_space, original, masked, dropped=dropped)
 

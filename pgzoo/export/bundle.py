@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from pgzoo.envs.checks import mask_size
+from pgzoo.envs.checks import mask_size, observation_problem
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
@@ -88,12 +88,15 @@ class LoadedPolicy:
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
         Raises:
-            ValueError: the observation has another shape than the environment's, or values that its integer type can't
-                represent, the mask isn't `[K]` or `[N, K]` of bool or 0/1 integers, or a policy with memory is given
-                more or fewer observations than it remembers.
+            ValueError: the observation has another shape or other entries than the environment's, a category that
+                doesn't exist, or values that its integer type can't represent, the mask isn't `[K]` or `[N, K]` of bool
+                or 0/1 integers, or a policy with memory is given more or fewer observations than it remembers.
         """
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
+            # packing and flattening would accept an image of another layout or type, and other categories
+            if problem := observation_problem(original, obs):
+                raise ValueError(f"got the observation {problem}")
             flat: Any = gym.spaces.flatten(original, obs) if not isinstance(space, PackedSpace) else space.pack(obs)
             obs = flat
         given = np.asarray(obs)
@@ -127,8 +130,13 @@ class LoadedPolicy:
         """Return actions `[N, *A]` and memory `[N, M]` for flat observations `[N, *O]`; this object doesn't change.
 
         `memory` is the memory after the previous step; None at the start of an episode. `noise` is `[N, noise_size]`;
-        without it, the actions are the modes.
+        without it, the actions are the modes. Raises ValueError for a category that doesn't exist.
         """
+        if isinstance(space := self.spec.observation_space, gym.spaces.Discrete):
+            first, last = int(space.start), int(space.start) + int(space.n) - 1
+            if not ((obs >= first) & (obs <= last)).all():  # a negative index would be another category
+                shown = np.array2string(obs, threshold=8)
+                raise ValueError(f"expected observations that are whole numbers from {first} to {last}; got {shown}")
         starts = np.full((1, len(obs)), memory is None)
         if memory is None and self.memory:
             memory = np.zeros((len(obs), self.memory), np.float32)

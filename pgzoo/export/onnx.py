@@ -148,9 +148,9 @@ def mode(dist: Any, policy: LoadedPolicy) -> Tensor:
     space = policy.spec.action_space
     match dist, space:
         case Categorical(), gym.spaces.Discrete():
-            return dist.logits.argmax(-1) + int(space.start)
+            return (dist.logits.argmax(-1) + int(space.start)).to(_dtype(space))
         case EpsilonGreedy(), gym.spaces.Discrete():
-            return dist.values.argmax(-1) + int(space.start)
+            return (dist.values.argmax(-1) + int(space.start)).to(_dtype(space))
         case MultiCategorical(), gym.spaces.MultiDiscrete():
             parts = torch.split(dist.logits, list(dist.sizes), -1)
             start = torch.from_numpy(space.start.astype(np.int64))

@@ -19,7 +19,8 @@ __all__ = ["LARGEST", "from_json", "to_json"]
 LARGEST = 2**24
 """Largest number of values in an observation or action, with categories one-hot."""
 
-DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {"float32", "float64"}
+DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {"bool", "float16"}
+DTYPES |= {"float32", "float64"}
 
 
 def to_json(space: gym.Space[Any]) -> dict[str, Any]:
@@ -29,9 +30,10 @@ def to_json(space: gym.Space[Any]) -> dict[str, Any]:
             low, high = _bounds(space.low), _bounds(space.high)
             return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
         case gym.spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start), **_integer(space)}
         case gym.spaces.MultiDiscrete():
-            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            nvec, start = space.nvec.tolist(), space.start.tolist()
+            return {"type": "MultiDiscrete", "nvec": nvec, "start": start, **_integer(space)}
         case gym.spaces.MultiBinary():
             return {"type": "MultiBinary", "shape": list(space.shape)}
         case gym.spaces.Tuple():
@@ -45,18 +47,16 @@ def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
     """Return the space. Raises ValueError, KeyError, TypeError or ArithmeticError for data that don't describe one."""
     match data["type"]:
         case "Box":
-            shape, dtype = _shape(data["shape"]), data["dtype"]
-            if dtype not in DTYPES:
-                raise ValueError(f"unknown dtype {dtype!r:.40}")
-            of = np.dtype(dtype)
+            shape, of = _shape(data["shape"]), _dtype(data["dtype"])
             with np.errstate(over="raise"):
                 low, high = (np.array([*map(of.type, data[key])], of).reshape(shape) for key in ("low", "high"))
             return gym.spaces.Box(low, high, shape, of.type)
         case "Discrete":
-            return gym.spaces.Discrete(_count(data["n"]), start=data["start"])
+            return gym.spaces.Discrete(_count(data["n"]), start=data["start"], **_given_dtype(data))
         case "MultiDiscrete":
             _check_size(_leaves(data["nvec"]))
-            return gym.spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
+            nvec, start = np.asarray(data["nvec"]), np.asarray(data["start"])
+            return gym.spaces.MultiDiscrete(nvec, start=start, **_given_dtype(data))
         case "MultiBinary":
             shape = _shape(data["shape"])
             return gym.spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
@@ -71,6 +71,23 @@ def from_json(data: Mapping[str, Any]) -> gym.Space[Any]:
 def _bounds(values: Array) -> list[float | str]:
     """Return bounds as JSON, which has no infinity: that becomes a string, which numpy can read."""
     return [v if np.isfinite(v) else str(v) for v in values.ravel().tolist()]
+
+
+def _integer(space: gym.Space[Any]) -> dict[str, str]:
+    """Return the dtype of a space of categories as an item of its JSON data; nothing for int64, gymnasium's default."""
+    return {} if space.dtype == np.int64 else {"dtype": str(space.dtype)}
+
+
+def _given_dtype(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument `dtype` of a space of categories, if its JSON data has one."""
+    return {"dtype": _dtype(data["dtype"]).type} if "dtype" in data else {}
+
+
+def _dtype(name: Any) -> np.dtype[Any]:
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype {name!r:.40}")
+    found: np.dtype[Any] = np.dtype(name)
+    return found
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:

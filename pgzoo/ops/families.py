@@ -188,7 +188,7 @@ def _categorical(space: gym.spaces.Discrete) -> Family:
         distribution=lambda outputs, _: Categorical(outputs),
         draw=lambda outputs, _, noise: draw_categorical(outputs, noise[..., 0]),
         mode=mode_of_categorical,
-        to_env=lambda actions: actions + space.start if space.start else actions,
+        to_env=partial(_numbered, space),
         choose_row=choose_categorical,
         bounds=np.array([float(space.start)]),
     )
@@ -212,9 +212,14 @@ def _epsilon_greedy(space: gym.spaces.Discrete) -> Family:
         distribution=distribution,
         draw=draw,
         mode=mode_of_categorical,
-        to_env=lambda actions: actions + space.start if space.start else actions,
+        to_env=partial(_numbered, space),
         scale_name="epsilon",
     )
+
+
+def _numbered(space: gym.spaces.Discrete, actions: Array) -> Array:
+    """Return the actions of the space for integers from 0, in its dtype: otherwise it wouldn't contain them."""
+    return np.asarray(actions + int(space.start) if space.start else actions).astype(space.dtype, copy=False)
 
 
 def _multi_categorical(space: gym.spaces.MultiDiscrete) -> Family:

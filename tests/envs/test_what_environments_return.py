@@ -22,6 +22,7 @@ from pgzoo.envs.asynchronous import AsyncBackend
 from pgzoo.envs.checks import read_mask, read_reward, sample_action
 from pgzoo.envs.choice import inspect_environment, resets_completely
 from pgzoo.envs.single import integer_choices
+from pgzoo.envs.spec import make_spec
 from pgzoo.envs.sync import SyncBackend
 from pgzoo.errors import EnvError, UnfitError
 from pgzoo.ops.entries import PackedSpace
@@ -293,6 +294,12 @@ def test_a_dict_with_an_image_is_packed_on_every_backend(opened: Any) -> None:
         assert parts["vector"].tolist() == [[0, 0, 1]] * 2
     with pytest.raises(EnvError, match=r"returned the observation .*uint8 of shape \(3,\).* at \['camera'\]"):
         inspect_environment(request("Returns", space="camera", obs={"camera": np.zeros(3, np.uint8), "place": 2}))
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Dict({}), gym.spaces.Tuple(()), Box(-1.0, 1.0, (0,))], ids=str)
+def test_an_empty_observation_space_is_refused(space: gym.Space[Any]) -> None:
+    with pytest.raises(UnfitError, match=r"The observation space .* is empty.*let the environment return a constant"):
+        make_spec(space, Discrete(2))
 
 
 def test_an_empty_action_space_is_refused() -> None:

@@ -42,7 +42,10 @@ OBSERVATIONS: list[gym.Space[Any]] = [
     Box(np.array([-1.0, -np.inf], np.float32), np.array([np.inf, 2.5], np.float32)),
     Discrete(4),
     Discrete(4, start=-2),
-    MultiDiscrete([2, 3]),
+    Discrete(4, start=-2, dtype=np.int32),
+    Box(0, 1, (3,), np.bool_),
+    Box(-1, 1, (3,), np.float16),
+    MultiDiscrete([2, 3], dtype=np.int32),
     MultiBinary(3),
     Tuple((Discrete(2), Box(-1.0, 1.0, (2,)))),
     Dict({"a": Discrete(3), "b": Box(-1.0, 1.0, (1,))}),
@@ -51,7 +54,8 @@ OBSERVATIONS: list[gym.Space[Any]] = [
 ACTIONS: list[gym.Space[Any]] = [
     Discrete(3),
     Discrete(2, start=5),
-    MultiDiscrete([2, 3], start=[1, -1]),
+    Discrete(2, start=5, dtype=np.int32),
+    MultiDiscrete([2, 3], start=[1, -1], dtype=np.int16),
     MultiBinary(2),
     Box(-2.0, 2.0, (1,)),
     Box(-1.0, 1.0, (2, 3)),
@@ -161,6 +165,42 @@ def test_observation_values_that_an_integer_dtype_cannot_hold_are_refused(
         make(space, Discrete(2)).act(obs)
 
 
+@pytest.mark.parametrize("policy", [MLP, "tabular"], ids=["mlp", "tabular"])
+@pytest.mark.parametrize("obs", [4, 8, 2, [5, 4]])
+def test_a_category_that_does_not_exist_is_refused(make: Make, policy: Any, obs: Any) -> None:
+    """Category 4 would have the index -1, which is that of the last one."""
+    with pytest.raises(ValueError, match="expected observations that are whole numbers from 5 to 7; got"):
+        make(Discrete(3, start=5), Discrete(2), policy).act(obs)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("eye", lambda image: image / 255, r"float64 of shape .* at \['eye'\]; expected uint8 of shape"),
+        (
+            "eye",
+            lambda image: image.transpose(2, 0, 1),
+            r"uint8 of shape \(3, .* at \['eye'\]; expected uint8 of shape",
+        ),
+        ("eye", lambda image: image.astype(int) + 56, r"at \['eye'\]; expected .* numbers from 0 to 255"),
+        ("gear", lambda gear: gear - 1, r"4 at \['gear'\]; expected a whole number from 5 to 7"),
+        ("speed", lambda speed: speed[:, None], r"at \['speed'\]; expected float32 of shape \(2,\)"),
+        ("gear", None, "expected a dict with gear"),
+    ],
+)
+@pytest.mark.parametrize("side", [4, 16], ids=["flattened", "packed"])
+def test_an_entry_of_another_shape_or_type_is_refused(make: Make, side: int, key: str, value: Any, said: str) -> None:
+    """Packing and flattening take numbers as they are: in another order, or cut to another type."""
+    eye = Box(0, 255, (side, side, 3), np.uint8)
+    space = Dict({"eye": eye, "gear": Discrete(3, start=5), "speed": Box(-1.0, 1.0, (2,))})
+    policy = make(space, Discrete(2), {"name": "cnn", "filters": [1], "hidden": [2]})
+    obs: dict[str, Any] = {"eye": np.full(eye.shape, 200, np.uint8), "gear": 5, "speed": np.zeros(2, np.float32)}
+    assert policy.act(obs) in (0, 1)
+    given = obs.pop(key)
+    with pytest.raises(ValueError, match="got the observation .*" + said):
+        policy.act(obs if value is None else obs | {key: value(given)})
+
+
 def test_actions_are_sampled_from_the_policy(make: Make) -> None:
     policy, obs = make(Box(-1.0, 1.0, (3,)), Discrete(3)), np.array([[0.3, -0.5, 0.9]] * 20_000, np.float32)
     share = np.bincount(policy.act(obs, rng=np.random.default_rng(0)), minlength=3) / len(obs)
@@ -182,8 +222,14 @@ whole = st.sampled_from([np.uint8, np.int32, np.int64]).map(
 simple = st.one_of(
     boxes,
     whole,
-    st.builds(Discrete, st.integers(1, 9), start=st.integers(-9, 9)),
-    st.lists(st.integers(1, 5), min_size=1, max_size=3).map(MultiDiscrete),
+    st.just(Box(0, 1, (2,), np.bool_)),
+    st.just(Box(-np.inf, 1, (2,), np.float16)),
+    st.builds(Discrete, st.integers(1, 9), start=st.integers(-9, 9), dtype=st.sampled_from([np.int64, np.int8])),
+    st.builds(
+        MultiDiscrete,
+        st.lists(st.integers(1, 5), min_size=1, max_size=3),
+        dtype=st.sampled_from([np.int64, np.int32, np.uint8]),
+    ),
     st.integers(1, 5).map(MultiBinary),
     st.just(MultiBinary([2, 3])),
 )

@@ -193,7 +193,7 @@ def _sample(policy: LoadedPolicy, rng: np.random.Generator, count: int) -> Array
     """Return random observations `[N, *O]`, as the policy sees them."""
     space = policy.spec.observation_space
     if isinstance(space, gym.spaces.Discrete):
-        return rng.integers(space.start, space.start + space.n, count)
+        return rng.integers(int(space.start), int(space.start) + int(space.n), count).astype(space.dtype)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return rng.standard_normal((count, *space.shape)).clip(space.low, space.high).astype(space.dtype)
     space.seed(int(rng.integers(2**31)))

@@ -56,6 +56,11 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         {"policy": {"name": "impala-cnn", "filters": (2, 2), "hidden": (5,)}, "normalize_obs": True},
     ),
     "uniform": (POINT, Box(-2.0, 5.0, (2,)), {"policy": {"name": "uniform"}}),
+    "int32": (
+        Discrete(4, start=-2, dtype=np.int32),
+        Discrete(3, dtype=np.int32),
+        {"policy": {"name": "tabular"}},
+    ),
 }
 
 

@@ -164,13 +164,29 @@ def mode(dist: Any, policy: LoadedPolicy) -> Tensor:
         case TanhGaussian(), gym.spaces.Box():
             return _shaped(_fill(0.5 + 0.5 * torch.tanh(dist.mean), space), space)
         case DiagonalGaussian(), gym.spaces.Box():
-            if getattr(policy.component.settings, "rescale", False):
+            if _rescales(policy, space):
                 return _shaped(_fill(0.5 + 0.5 * dist.mean.clamp(-1, 1), space), space)
             return _shaped(dist.mean, space)
     raise UnfitError(
         f'ONNX: policy "{policy.component.name}" uses the distribution {type(dist).__name__}, which can\'t be '
         "exported; only pgzoo's distributions can."
     )
+
+
+def _rescales(policy: LoadedPolicy, space: gym.spaces.Box) -> bool:
+    """Return whether the policy's `to_env` maps [-1, 1] linearly onto the Box, instead of clipping actions to it.
+
+    It is asked, because the policy of a plugin may do so without a setting.
+    """
+    dtype: Any = space.dtype
+    if not (space.is_bounded() and np.issubdtype(dtype, np.floating)):
+        return False
+    low, high = (bound.astype(np.float64).ravel() for bound in (space.low, space.high))
+    share = np.linspace(0, 1, 5)[:, None]
+    actions = np.broadcast_to(2 * share - 1, (len(share), low.size)).astype(np.float32)
+    found = policy.policy.to_env(actions).reshape(actions.shape).astype(np.float64)
+    rounding = max(1e-6, 2 * float(np.finfo(dtype).eps)) * np.maximum(np.abs(low), np.abs(high))
+    return bool((np.abs(found - low * (1 - share) - high * share) <= rounding).all())
 
 
 def _fill(share: Tensor, space: gym.spaces.Box) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from pgzoo.errors import CheckpointError
 from pgzoo.files import remove_folder, write_folder
 from pgzoo.ops.members import concat_members, map_leaves
-from pgzoo.types import Collector, TrainState
+from pgzoo.types import Collector, Params, TrainState
 
 __all__ = ["KEPT", "Checkpoint", "assemble", "latest", "load", "paths", "save", "step_of"]
 
@@ -161,6 +161,7 @@ def assemble(states: Sequence[TrainState]) -> TrainState:
 
     Some may lack a collector, because they haven't collected yet, and some may lack saved environments.
     """
+    states = [state._replace(optimizer=_widened(state.optimizer, states)) for state in states]
     shown = next((state.collector for state in states if state.collector is not None), None)
     if shown is None:
         return concat_members(states)
@@ -168,6 +169,15 @@ def assemble(states: Sequence[TrainState]) -> TrainState:
     return concat_members(
         [s._replace(collector=s.collector or blank, environments=s.environments or (None,)) for s in states]
     )
+
+
+def _widened(optimizer: Params, states: Sequence[TrainState]) -> Params:
+    """Return the optimizer's state in which each leaf is as wide as the widest of `states`.
+
+    Numbers that all parameters share are `[S, 1]` until a step on only some of the parameters, and then `[S, P]`.
+    """
+    shapes = {name: max(state.optimizer[name].shape[1:] for state in states) for name in optimizer}
+    return {name: leaf.expand(len(leaf), *shapes[name]).contiguous() for name, leaf in optimizer.items()}
 
 
 def _pack(tensors: Mapping[str, torch.Tensor]) -> list[bytes | memoryview]:

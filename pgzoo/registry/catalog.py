@@ -145,7 +145,7 @@ class Registry:
     ) -> None:
         """Register a training algorithm.
 
-        All arguments but `name`, `target` and `config` are only shown in the listings.
+        All arguments but `name`, `target` and `config` are shown in the listings.
 
         Args:
             name: its name on the command line.
@@ -153,7 +153,8 @@ class Registry:
             config: the model of its settings.
             summary: one line.
             family: the heading that it is listed under.
-            actions: the supported action spaces, in words.
+            actions: the supported action spaces, in words. "Box" or "Discrete", also before a comma, is named in the
+                error if no policy can be made for another space.
             recurrent: whether it trains policies with memory.
             seeds: "native" if seeds are trained as one computation, "loop" if one after the other.
             source: a paper.

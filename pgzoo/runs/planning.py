@@ -11,6 +11,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
@@ -88,7 +89,17 @@ def make_plan(
     check_memory(config, spec, collection, len(members))
     with name_component(f'policy "{config.policy.name}"'):
         factory = catalog.get("policy", config.policy.name).load()
-        policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+        try:
+            policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+        except UnfitError as error:
+            # the advice of a policy, such as another distribution, doesn't help an algorithm for other actions
+            kind = str(catalog.get("algorithm", config.algorithm).facts.get("actions", "any")).partition(",")[0]
+            if kind not in ("Box", "Discrete") or isinstance(spec.action_space, getattr(gym.spaces, kind)):
+                raise
+            raise UnfitError(
+                f'Algorithm "{config.algorithm}" supports only {kind} actions, not {spec.action_space}. Choose another '
+                "algorithm (pgzoo algorithms)."
+            ) from error
     check_memory(config, spec, collection, len(members), policy)
     if not hasattr(algorithm, "loop"):
         check_rows(config, collection, bool(memory_size(policy)))

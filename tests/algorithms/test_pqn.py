@@ -67,7 +67,7 @@ def test_policies_without_action_values_are_refused(plan: Any) -> None:
     with pytest.raises(UnfitError, match=r"learns action values, but policy \"mlp\" has a categorical distribution"):
         plan("pqn", policy={"name": "mlp", "distribution": "categorical"}, **SMALL)
     assert plan("pqn", policy="gru", **SMALL).config.policy.settings.distribution == "epsilon-greedy"
-    with pytest.raises(UnfitError, match="doesn't fit the action space"):
+    with pytest.raises(UnfitError, match='Algorithm "pqn" supports only Discrete actions, not Box'):
         plan("pqn", **(SMALL | {"env": "probe/Target-v0"}))
 
 

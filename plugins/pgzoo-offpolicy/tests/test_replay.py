@@ -10,10 +10,12 @@ import pytest
 import torch
 from pgzoo_offpolicy import replay
 from pgzoo_offpolicy.replay import Transitions
+from torch import Tensor
 
 from pgzoo.types import Trajectory
 
 WRITTEN = 2
+ZEROS = torch.zeros(2)
 
 
 class State(SimpleNamespace):
@@ -36,8 +38,8 @@ def transitions(numbers: list[list[int]]) -> Transitions:
     )
 
 
-def empty(capacity: int, updates: list[int]) -> Any:
-    one = replay.allocate(capacity, WRITTEN, torch.zeros(2), 1)
+def empty(capacity: int, updates: list[int], obs: Tensor = ZEROS) -> Any:
+    one = replay.allocate(capacity, WRITTEN, obs, 1)
     buffers = {name: leaf.expand(len(updates), *leaf.shape).clone() for name, leaf in one.items()}
     return State(buffers=buffers, updates=np.array(updates))
 
@@ -62,6 +64,22 @@ def test_the_buffer_holds_the_last_transitions(block: int, monkeypatch: pytest.M
         expected = transitions(found.rewards.int().tolist())
         assert all(torch.equal(leaf, getattr(expected, name)) for name, leaf in found._asdict().items())
         state = written._replace(updates=state.updates + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64], ids=str)
+def test_observations_of_unsigned_integers_are_stored_as_they_are(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest number is kept, in the block and in the ring; the block holds two updates of two transitions."""
+    monkeypatch.setattr(replay, "BLOCK_SIZE", 4)
+    state = empty(8, [0], torch.zeros(2, dtype=dtype))
+    for update in range(3):
+        new = transitions([[update, update]])
+        obs = torch.full((1, WRITTEN, 2), torch.iinfo(dtype).max - update, dtype=dtype)
+        state = replay.write(state, new._replace(obs=obs, next_obs=obs))
+        found = replay.read(state, WRITTEN, np.arange(2 * update + 2)[None])
+        assert found.obs.dtype == found.next_obs.dtype == dtype
+        largest = torch.iinfo(dtype).max
+        assert found.obs[0, ::2, 0].tolist() == [largest - before for before in range(update + 1)]
+        state = state._replace(updates=state.updates + 1)
 
 
 def test_members_may_differ_in_their_number_of_updates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ import torch
 from pgzoo_offpolicy.exploration import exploration_noise, init_exploration
 
 import pgzoo
-from pgzoo.errors import UnfitError
+from pgzoo.errors import UnfitError, UsageError
+from pgzoo.export import onnx
+from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.registry import discover
 from pgzoo.testing import probes
 from pgzoo.training import checkpoint
@@ -60,6 +62,23 @@ def test_the_plugin_registers_its_algorithms() -> None:
         assert catalog.get("algorithm", name).plugin.distribution == "pgzoo-offpolicy"
 
 
+def test_a_replay_buffer_that_does_not_fit_into_memory_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the replay buffers of 2 seeds, .*GiB\. Choose a smaller --buffer-size"):
+        train("td3", buffer_size=10**20, seeds=2)
+
+
+def test_the_exported_actions_of_td3_span_the_box() -> None:
+    """The graph for ONNX maps actions in [-1, 1] onto [-2, 2], as the policy does."""
+    plan = pgzoo.plan("td3", env="Pendulum-v1", policy={"hidden": (8,)})
+    params = plan.policy.init(np.random.default_rng(0)) | plan.policy.buffers()  # type: ignore[attr-defined]
+    wide = {name: 30 * leaf[None] if name == "weight.1" else leaf[None] for name, leaf in params.items()}
+    policy = LoadedPolicy(plan.config.policy, plan.spec, plan.policy, wide)
+    obs = np.float32([[1, 0, 5], [-1, 0, -8], [0, 1, 0]])
+    actions, mean, *_ = onnx.Graph(policy)(torch.from_numpy(obs))
+    assert np.allclose(actions, 2 * mean, atol=1e-6) and float(actions.abs().max()) > 1
+    assert np.allclose(actions, policy.act(obs, deterministic=True), atol=1e-5)
+
+
 VARIANTS: Mapping[str, Any] = {
     "td3": {"noise_correlation": 0.9},
     "sac": {"noise_correlation": 0.9, "temperature": 0.1},
@@ -95,6 +114,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(algorithm: str, tmp_path: Pat
     for member in range(2):
         assert differences(whole, resumed, (member, member)) == []
     assert (resumed.env_steps == whole.env_steps).all()
+
+
+def test_members_whose_checkpoints_are_from_different_updates_are_resumed() -> None:
+    """Delayed updates count the optimizer's steps per parameter. One checkpoint is from before the first such step."""
+    written: dict[int, Progress] = {}
+    control = pgzoo.Control()
+
+    def keep(progress: Progress, members: tuple[int, ...]) -> None:
+        if len(written) < 2:
+            written.update(dict.fromkeys(members, progress))
+
+    control.write_checkpoints = keep
+    settings: dict[str, Any] = {"seeds": [3, 5], "checkpoint_every": 20, "num_envs": 1}
+    train("td3", control, **settings)
+    early, late = (split(written[row].state)[row] for row in range(2))
+    assert early.updates < late.updates
+    state = checkpoint.assemble([early, late])
+    for row, one in enumerate((early, late)):
+        alone = [name for name, leaf in one.optimizer.items() if not (state.optimizer[name][row] == leaf[0]).all()]
+        assert alone == []
+    resumed = train("td3", None, Progress(state, ("running",) * 2, ("",) * 2), **settings)
+    assert (resumed.env_steps >= 90).all()
 
 
 def split(state: TrainState) -> list[TrainState]:
@@ -224,12 +265,14 @@ def test_correlated_noise_is_standard_normal_and_continues_across_updates() -> N
     [
         ({"algorithm": "td3", "policy": "mlp"}, "--policy deterministic"),
         ({"algorithm": "sac", "policy": {"distribution": "gaussian"}}, "--policy.distribution tanh"),
+        ({"algorithm": "td3", "env_kwargs": {"action": "wide"}, "env": "pgzoo/AnySpaces-v0"}, "such as ppo"),
         ({"algorithm": "ddpg", "normalize_reward": True}, "remove --normalize-reward"),
         (
             {"algorithm": "sac", "policy": {"state_std": False, "sde": True}, "noise_correlation": 0.5},
             "remove --noise-correlation",
         ),
         ({"algorithm": "td3", "env": "CartPole-v1"}, "supports only Box actions"),
+        ({"algorithm": "sac", "env": "CartPole-v1"}, 'Algorithm "sac" supports only Box actions, not Discrete'),
         ({"algorithm": "sac-discrete"}, "supports only Discrete actions"),
         ({"algorithm": "ppo", "policy": "deterministic"}, "doesn't provide what the algorithm"),
     ],

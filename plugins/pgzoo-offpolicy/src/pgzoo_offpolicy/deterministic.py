@@ -57,6 +57,11 @@ class Deterministic:
                 f"{NAME} doesn't provide what the algorithm or the estimator needs: {', '.join(sorted(needs))}. "
                 "It fits algorithms ddpg and td3; use --policy mlp for others."
             )
+        if not space.is_bounded():
+            raise UnfitError(
+                f"{NAME} maps its actions onto the whole action space, and {space} has no finite bounds. Choose an "
+                "algorithm for unbounded actions, such as ppo."
+            )
         self.config, self.encoder = config, ObsEncoder(spec.observation_space, NAME)
         self.to_env = family_for(space, NAME, distribution="gaussian", rescale=True).to_env
         self.noise_size = int(np.prod(space.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, CriticHidden, LearningRate, RolloutSteps
-from pgzoo.errors import UnfitError
+from pgzoo.errors import UnfitError, UsageError
 from pgzoo.ops.critics import critic_network, init_critic_network
 from pgzoo.ops.nets import ROW_ALIGN, layers_of
 from pgzoo.protocols import UpdateContext
@@ -116,11 +117,24 @@ def critic_rates(ctx: UpdateContext, state: TrainState, prefixes: tuple[str, ...
 
 
 def allocate(ctx: UpdateContext) -> Params:
-    """Return one member's empty replay buffer."""
+    """Return one member's empty replay buffer. Raises UsageError if those of all members don't fit into memory."""
     space: Any = ctx.spec.observation_space
     obs = torch.from_numpy(np.zeros(space.shape or (), space.dtype))
+    seeds, capacity = len(ctx.members), ctx.settings.buffer_size
+    needed, memory = seeds * replay.size_in_bytes(capacity, obs, action_size(ctx)), _machine_memory()
+    if memory and needed > memory:
+        raise UsageError(
+            f'Algorithm "{ctx.config.algorithm}": the replay buffers of {seeds} seed{"s" * (seeds > 1)}, with '
+            f"{capacity:,} transitions each, would need {needed / 2**30:,.1f} GiB of memory, and this machine has "
+            f"{memory / 2**30:,.1f} GiB. Choose a smaller --buffer-size or fewer seeds."
+        )
     written = ctx.settings.rollout_steps * ctx.num_envs
     return replay.allocate(ctx.settings.buffer_size, written, obs, action_size(ctx))
+
+
+def _machine_memory() -> int:
+    """Return the bytes of this machine's memory; 0 if that is unknown."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
 def init_critics(ctx: UpdateContext, rng: np.random.Generator, prefixes: tuple[str, ...]) -> Params:

@@ -19,13 +19,16 @@ from torch import Tensor
 
 from pgzoo.types import Array, Params, TrainState, Trajectory
 
-__all__ = ["Transitions", "allocate", "read", "stored", "transitions_of", "write"]
+__all__ = ["Transitions", "allocate", "read", "size_in_bytes", "stored", "transitions_of", "write"]
 
 RING, BLOCK = "replay.", "replay.block."
 """Prefixes of the names of the tensors in `TrainState.buffers`."""
 
 BLOCK_SIZE = 1024
 """Approximate size of the block, in transitions."""
+
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types that torch can't index, and types of the same size that it can."""
 
 
 class Transitions(NamedTuple):
@@ -68,6 +71,11 @@ def allocate(capacity: int, written: int, obs: Tensor, action_size: int) -> Para
     }
 
 
+def size_in_bytes(capacity: int, obs: Tensor, action_size: int) -> int:
+    """Return about how many bytes one member's buffer takes; arguments as in `allocate`."""
+    return capacity * (2 * obs.numel() * obs.element_size() + 4 * action_size + 4 + 2)
+
+
 def transitions_of(trajectory: Trajectory, actions: Tensor) -> Transitions:
     """Return the steps of a trajectory `[S, T, N, ...]` as transitions `[S, T * N, ...]`, with `actions` as stored."""
 
@@ -96,11 +104,11 @@ def write(state: TrainState, new: Transitions) -> TrainState:
     changed = {}
     for name, leaf in new._asdict().items():
         device, known = leaf.device, state.buffers[BLOCK + name]
-        fresh = known.index_put(_index(members, rows, device), leaf.to(known.dtype))
-        changed[BLOCK + name] = fresh
+        fresh = _indexable(known).index_put(_index(members, rows, device), _indexable(leaf.to(known.dtype)))
+        changed[BLOCK + name] = fresh.view(known.dtype)
         if full.size:
-            ring = state.buffers[RING + name]
-            changed[RING + name] = ring.index_put(_index(full, to, device), fresh[torch.from_numpy(full).to(device)])
+            block_rows, ring = fresh[torch.from_numpy(full).to(device)], _indexable(state.buffers[RING + name])
+            changed[RING + name] = ring.index_put(_index(full, to, device), block_rows).view(known.dtype)
     return state._replace(buffers=state.buffers | changed)
 
 
@@ -119,13 +127,18 @@ def read(state: TrainState, written: int, slots: Array) -> Transitions:
     leaves = {}
     for name in Transitions._fields:
         ring = state.buffers[RING + name]
-        leaf = ring[_index(members, slots, ring.device)]
+        leaf = _indexable(ring)[_index(members, slots, ring.device)]
         if recent.any():
             at = _index(members, np.where(recent, offset, 0), ring.device)
             chosen = torch.from_numpy(recent).to(ring.device).reshape(*slots.shape, *[1] * (leaf.ndim - 2))
-            leaf = torch.where(chosen, state.buffers[BLOCK + name][at], leaf)
-        leaves[name] = leaf
+            leaf = torch.where(chosen, _indexable(state.buffers[BLOCK + name])[at], leaf)
+        leaves[name] = leaf.view(ring.dtype)
     return Transitions(**leaves)
+
+
+def _indexable(leaf: Tensor) -> Tensor:
+    """Return the same numbers, or the same bits, as a type that torch can index."""
+    return leaf.view(SIGNED.get(leaf.dtype, leaf.dtype))
 
 
 def _index(members: Array, rows: Array, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,10 @@ class SAC:
         """Return critics, ln α, target networks and replay buffer. Raises UnfitError; see `loop.check_fit`."""
         check_fit(ctx)
         if getattr(ctx.config.policy.settings, "distribution", "") != "tanh":
-            raise UnfitError('Algorithm "sac" needs bounded actions with a density: --policy.distribution tanh.')
+            raise UnfitError(
+                'Algorithm "sac" needs bounded actions with a density: --policy.distribution tanh. If the action space '
+                "has no finite bounds, choose another algorithm, such as ppo."
+            )
         if ctx.settings.noise_correlation and not _samples_by_action(ctx):
             raise UnfitError(
                 "State-dependent exploration (--policy.sde) has noise of its own that is correlated over time; "

@@ -91,13 +91,16 @@ def total_return(
     valid: Tensor,
     starts: Tensor,
     gamma: Tensor | float,
+    values: Tensor | None = None,
     next_values: Tensor | None = None,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Compute the return of the whole episode, at each of its steps.
 
         R = Σₜ γᵗ rₜ
+        A = R - V(s₀)
 
-    With `next_values` it is bootstrapped like `reward_to_go`.
+    With `next_values` it is bootstrapped like `reward_to_go`. With `values`, the result is the advantages A and, as the
+    critic's targets, `reward_to_go`: V must be the return that remains, or bootstrapping from it would be wrong.
 
     Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. An episode that started before the
     window counts from the window's first step. Source: Williams (1992), eq. 11.
@@ -111,7 +114,10 @@ def total_return(
         next_values=next_values,
     )
     first = _first_step(starts[..., : rewards.shape[-2], :])
-    return torch.where(valid, to_go.gather(-2, first), 0.0)
+    total = to_go.gather(-2, first)
+    if values is None:
+        return torch.where(valid, total, 0.0)
+    return torch.where(valid, total - values.gather(-2, first), 0.0), to_go
 
 
 def leave_one_out(
@@ -135,12 +141,12 @@ def leave_one_out(
     It needs whole episodes (attribute `whole_episodes`). Source: Kool et al. (2019); Ahmadian et al.
     (2024), as RLOO.
     """
-    returns = total_return(
-        rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, starts=starts, gamma=gamma
-    )
+    to_go = reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
     horizon = rewards.shape[-2]
+    begins = _first_step(starts[..., :horizon, :])
+    returns = torch.where(valid, to_go.gather(-2, begins), 0.0)
     time = torch.arange(horizon, device=rewards.device).unsqueeze(-1)
-    first = valid & (_first_step(starts[..., :horizon, :]) == time)
+    first = valid & (begins == time)
     # in double precision, sums and differences of float32 returns are exact: equal returns give advantages of exactly 0
     wide, first = returns.double(), first.double()
     total = weighted_sum(wide, first)[..., None, None]

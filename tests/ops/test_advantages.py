@@ -73,7 +73,8 @@ STEPS: dict[str, list[float]] = {
 HAND: list[tuple[Callable[..., Any], dict[str, Any], list[list[float]], list[list[float]]]] = [
     # 4 + 16/2, 2 + 12/2, 1 + 8/2 and 4, 2 + 4/2, 1 + 4/2
     (reward_to_go, {}, [[5, 8, 12]], [[3, 4, 4]]),
-    (total_return, {}, [[5, 5, 5]], [[3, 3, 3]]),
+    # minus the value of the first step; the critic learns the rewards to go
+    (total_return, {}, [[5 - 8] * 3, [5, 8, 12]], [[3 - 8] * 3, [3, 4, 4]]),
     (n_step, {"n": 1}, [[1 + 2, 2 + 1, 4 + 8]], [[1 + 2, 2 + 1, 4]]),
     (n_step, {"n": 2}, [[1 + 3 / 2, 2 + 12 / 2, 12]], [[1 + 3 / 2, 2 + 4 / 2, 4]]),
     (n_step, {"n": 3}, [[5, 8, 12]], [[3, 4, 4]]),

@@ -100,7 +100,7 @@ def command(
                     before, plots = before or left, False
                 if retried and not left:
                     break
-                if time.monotonic() - checked > 3.0:
+                if time.monotonic() - checked > 0.5:  # an uploader that has failed ends, to be replaced with this one's
                     ensure_uploader(home)
                     checked = time.monotonic()
                 if time.monotonic() >= deadline:

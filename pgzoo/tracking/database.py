@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,11 @@ def build(file: Path) -> None:
     else:
         with closing(sqlite3.connect(file)) as database:
             database.executescript(schema)
-    sqlalchemy_store.SqlAlchemyStore(sqlite_uri(file), "./mlruns").engine.dispose()  # adds the experiment "Default"
+    artifacts = file.absolute().parent / "mlartifacts"
+    # adds the experiment "Default", whose artifacts go there
+    sqlalchemy_store.SqlAlchemyStore(sqlite_uri(file), artifacts.as_uri()).engine.dispose()
+    with suppress(OSError):  # MLflow has made the folder, which nobody may need
+        artifacts.rmdir()
 
 
 def migrate_tables(file: Path) -> None:

@@ -77,6 +77,7 @@ class RunUpload:
         from pgzoo.tracking.store import Backoff
 
         self.folder, self._system = folder, system
+        self._journal = self._journal_file()
         self.ledger = Ledger.read(folder)
         starts = list(records_of(folder, "start"))
         self.home = home
@@ -98,6 +99,8 @@ class RunUpload:
         """The store's count of successful attempts at this run's first consecutive failure."""
         self.alive = True
         self._rejected: list[Record] = []
+        self._too_large: set[str] = set()
+        """Artifacts that were too large for the server."""
 
     def _set_store(self, uri: str) -> None:
         """Set the public URI and the real URI (with password) from a start record."""
@@ -108,13 +111,28 @@ class RunUpload:
         """The size of the journal, in bytes."""
         return (self.folder / "journal.jsonl").stat().st_size
 
+    def _journal_file(self) -> tuple[int, int] | None:
+        """Return the device and inode of the journal, None if there is none."""
+        try:
+            found = (self.folder / "journal.jsonl").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_dev
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the journal was replaced since this object was made, as when `pgzoo sync FOLDER` moves a run."""
+        return self._journal_file() != self._journal
+
     @property
     def nothing_to_do(self) -> bool:
         """Whether the trainer has ended, and everything is uploaded or the run is refused."""
         return not self.alive and (bool(self.ledger.refused) or self.ledger.done(self.size))
 
     def save(self) -> None:
-        """Write the rejected records to `rejected.jsonl`, then the ledger."""
+        """Write the rejected records to `rejected.jsonl`, then the ledger; nothing if the journal was replaced."""
+        if self._journal_file() not in (self._journal, None):
+            return
         if self._rejected:
             append(self.folder / "rejected.jsonl", self._rejected, self._system.disk)
             self._rejected.clear()
@@ -126,6 +144,12 @@ class RunUpload:
         self.ledger.refused = redact(reason)
         with contextlib.suppress(OSError):  # no space, or the user deleted the run
             self.save()
+
+    def forget_run(self) -> None:
+        """Upload the run from its beginning when it is tried again, because the store has lost it."""
+        self.run_id, self.ledger = "", Ledger()
+        with contextlib.suppress(OSError):
+            (self.folder / "run.json").unlink(missing_ok=True)
 
     def reject_record(self, item: Any, reason: str) -> None:
         """Set aside one record that the store refuses; `save` writes it to `rejected.jsonl`."""
@@ -151,8 +175,8 @@ class RunUpload:
             # Otherwise a power cut could take records from the journal that are uploaded. The resumed run writes them
             # again: with other timestamps, which MLflow takes for other points, and before the offset in the ledger.
             sync_journal(self.folder, self._system.disk, names=batch.start is not None)
-            self._upload_batch(store, batch)
-            self.ledger.offset = batch.offset
+            if self._upload_batch(store, batch):
+                self.ledger.offset = batch.offset
             self.save()
         else:
             return True
@@ -185,9 +209,11 @@ class RunUpload:
                 break
         return batch
 
-    def _upload_batch(self, store: Store, batch: Batch) -> None:
+    def _upload_batch(self, store: Store, batch: Batch) -> bool:
+        """Upload a batch; return False if the store has nothing of the run, so that it begins again."""
         params: Mapping[str, str] = {}
         tags: Mapping[str, str] = {}
+        ledger = self.ledger
         if batch.start is not None:
             try:
                 params, tags = self._open(store, batch.start)
@@ -196,6 +222,8 @@ class RunUpload:
             self.ledger.closed, self.ledger.reported, self.ledger.model, self.ledger.plots = "", False, "", ""
         elif not self.run_id:
             params, tags = self._open(store, next(records_of(self.folder, "start")))
+        if self.ledger is not ledger:
+            return False
         if self.parent and (batch.start is not None or batch.end is not None):
             # again at the end, because a parent that another machine uploads may not have been there at the start
             experiment = str(read_json(self.folder / "run.json").get("experiment_id"))
@@ -211,6 +239,7 @@ class RunUpload:
             self._delete_duplicates(store)
             store.close_run(self.run_id, batch.end["status"], batch.end["ts"])
             self.ledger.closed = batch.end["status"]
+        return True
 
     def _accept_store(self, start: Record) -> bool:
         """Return whether the run stays in its store; False if `start` moves it to another, from the beginning."""
@@ -233,8 +262,13 @@ class RunUpload:
         return self.run_id
 
     def _open(self, store: Store, start: Record) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """Find or create the run; return the params and tags that the store doesn't have yet."""
+        """Find or create the run; return the params and tags that the store doesn't have yet.
+
+        If the store has lost what it had confirmed, the ledger is a new one: the run is uploaded from its beginning.
+        """
         run = store.open_run(start, self.reject_record)
+        if self.ledger.offset and (run.created or self.run_id not in ("", run.run_id)):
+            self.ledger = Ledger()
         self.run_id, self.created = run.run_id, run.created
         identity = {"run_id": run.run_id, "experiment_id": run.experiment, "tracking_uri": store.uri}
         write_json(self.folder / "run.json", identity, disk=self._system.disk)
@@ -318,16 +352,25 @@ class RunUpload:
         self.ledger.files += [path for path in made if path not in self.ledger.files]
 
     def upload_files(self, store: Store) -> bool:
-        """Upload the waiting artifacts; return whether there were any."""
-        if not self.ledger.files:
-            return False
+        """Upload the waiting artifacts; return whether there were any.
+
+        One that is too large for the server doesn't keep back the others; at the end it raises TooLargeError.
+        """
+        from pgzoo.tracking.store import TooLargeError
+
+        if not self.ledger.files or (not self.ledger.plots_settled and self._too_large.issuperset(self.ledger.files)):
+            return False  # draw the plots before one that was too large is tried again
+        run, refused = self._run(store), None
         try:
-            while self.ledger.files:
-                name = self.ledger.files[0]
+            for name in list(self.ledger.files):
                 try:
-                    store.upload(self._run(store), artifact_path(self.folder, name), name)
+                    store.upload(run, artifact_path(self.folder, name), name)
                     if name == LEARNING_CURVE and self.ledger.plots_settled:
                         self._describe(store)
+                except TooLargeError as error:
+                    refused = error
+                    self._too_large.add(name)
+                    continue
                 except (FileNotFoundError, IsADirectoryError, ValueError) as error:
                     self.reject_record({"artifact": name}, str(error))
                 except Exception as error:
@@ -335,10 +378,13 @@ class RunUpload:
 
                     if not is_final(error):
                         raise
+                    store.check_run(run)
                     self.reject_record({"artifact": name}, str(error))
-                del self.ledger.files[0]
+                self.ledger.files.remove(name)
         finally:
             self.save()
+        if refused:
+            raise refused
         return True
 
     def _describe(self, store: Store) -> None:
@@ -389,6 +435,8 @@ class RunUpload:
         except Exception as error:
             if not (is_final(error) or knows_no_models(error)):
                 raise
+            if is_final(error):
+                store.check_run(self.run_id)
             reason = f"the store takes no models: {error}".splitlines()[0]
         log.warning("%s: %s", self.folder.name, reason)
         return reason[:500]

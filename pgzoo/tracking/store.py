@@ -33,7 +33,7 @@ from pgzoo.tracking.home import redact, sqlite_path
 from pgzoo.tracking.journal import MAX_TAG, Record
 from pgzoo.tracking.system import SYSTEM, System
 
-__all__ = ["OpenedRun", "RefusedError", "Store", "is_final", "knows_no_models"]
+__all__ = ["LostRunError", "OpenedRun", "RefusedError", "Store", "TooLargeError", "is_final", "knows_no_models"]
 
 file_utils: Any = _file_utils  # parts of it have no types
 T = TypeVar("T")
@@ -84,6 +84,14 @@ PATIENCE = 3
 
 class RefusedError(Exception):
     """The store will never accept this run."""
+
+
+class LostRunError(Exception):
+    """The store had this run and doesn't know it any more, as after its database was replaced."""
+
+
+class TooLargeError(StoreError):
+    """The server, or a proxy before it, refuses a file because of its size (413)."""
 
 
 class Backoff:
@@ -370,12 +378,23 @@ class Store:
             self.client.set_tag(run_id, key, new)
 
     def upload(self, run_id: str, file: Path, name: str) -> None:
-        """Upload a file as the run's artifact `name`, over what may be there; a local artifact folder gets a copy."""
+        """Upload a file as the run's artifact `name`, over what may be there; a local artifact folder gets a copy.
+
+        Raises TooLargeError.
+        """
         if run_id not in self._artifact_folders:
             self._keep_artifact_folder(self.client.get_run(run_id))
         folder = self._artifact_folders[run_id]
         if folder is None:
-            self.client.log_artifact(run_id, str(file), name.rpartition("/")[0] or None)
+            try:
+                self.client.log_artifact(run_id, str(file), name.rpartition("/")[0] or None)
+            except Exception as error:
+                if getattr(getattr(error, "response", None), "status_code", None) != 413:
+                    raise
+                raise TooLargeError(
+                    f"it refuses {name}, which has {file.stat().st_size:,} bytes (413): raise the limit of the server, "
+                    "or of the proxy before it (nginx: client_max_body_size)"
+                ) from error
             return
         target = folder / PurePosixPath(name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -435,8 +454,13 @@ class Store:
         return id_of_it
 
     def close_run(self, run_id: str, status: str, ended: int) -> None:
-        """Set the end status and end time (ms) of the run."""
-        self.client.set_terminated(run_id, status, ended)
+        """Set the end status and end time (ms) of the run. Raises RefusedError and LostRunError."""
+        try:
+            self.client.set_terminated(run_id, status, ended)
+        except MlflowException as error:
+            if is_final(error):
+                self.check_run(run_id)
+            raise
 
     def _send_valid(
         self,
@@ -453,7 +477,7 @@ class Store:
             if not is_final(error) and not self._batch_is_invalid(run_id, error):
                 raise
             if not checked:
-                self._check_run(run_id)
+                self.check_run(run_id)
             if len(some) == 1:
                 if is_final(error) or not succeeds(lambda: send(some)):
                     reject(some[0], str(error))
@@ -468,17 +492,21 @@ class Store:
         message = str(error).lower().replace("read-only", "readonly")
         if self.failures < PATIENCE or any(word in message for word in passing):
             return False
-        self._check_run(run_id)
+        self.check_run(run_id)
         self.client.set_tag(run_id, PROBE, str(self._system.now()))  # raises if the store is read-only
         return True
 
-    def _check_run(self, run_id: str) -> None:
+    def check_run(self, run_id: str) -> None:
+        """Raise RefusedError if a run is deleted in the store, LostRunError if the store doesn't know it any more."""
         try:
             self._check_alive(self.client.get_run(run_id))
         except MlflowException as error:
             if not is_final(error):
                 raise
-            raise RefusedError(f"the run {run_id} is gone from the store: {error.message}") from error
+            raise LostRunError(
+                f"the run {run_id} is gone from the store ({error.message}); `pgzoo sync` uploads it again from its "
+                "beginning"
+            ) from error
 
     def _check_alive(self, run: Run) -> None:
         check_run_id(run.info.run_id)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgzoo.errors import StoreError, UsageError
-from pgzoo.files import write_file
+from pgzoo.files import remove_folder, write_file, write_folder
 from pgzoo.tracking.home import Home, sqlite_path
 from pgzoo.tracking.journal import RUN_KEY, Record, encode, make_private
 from pgzoo.tracking.ledger import Ledger
@@ -21,6 +21,7 @@ from pgzoo.tracking.secrets import hide_secrets
 __all__ = ["Imported", "import_runs"]
 
 START = b'{"t":"start",'
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Imported:
 def import_runs(
     source: Path, home: Home, uri: str, move: bool, progress: Callable[[int], None] = lambda count: None
 ) -> Imported:
-    """Copy the journals and artifacts in `source` into `home`, to be uploaded to the tracking store `uri`.
+    """Copy the journals, artifacts and checkpoints in `source` into `home`, to be uploaded to the store `uri`.
 
     `source` is a home (`.pgzoo`), the folder that contains it, or a folder with one folder per run. It is only read.
     A run that this home already has is continued with the records that it lacks, and stays in its store unless `move`.
@@ -106,8 +107,11 @@ def import_run(source: Path, target: Path, uri: str, artifacts: str | None, move
             raise UsageError("this machine has another run with the same key")
         grown = len(theirs) > len(same_store)
         copy_artifacts(source / "artifacts", target / "artifacts", replace=grown)
+        lacks_checkpoints = theirs == same_store and not (target / CHECKPOINTS).exists()
         new = max(theirs, same_store, key=len)
         if new == ours:
+            if lacks_checkpoints:
+                copy_checkpoints(source / CHECKPOINTS, target / CHECKPOINTS)
             return "unchanged"
         if same_store != ours:  # the other store has nothing of it
             (target / "ack.json").unlink(missing_ok=True)
@@ -117,6 +121,8 @@ def import_run(source: Path, target: Path, uri: str, artifacts: str | None, move
             ledger.closed, ledger.reported, ledger.model, ledger.plots = "", False, "", ""
             ledger.write(target)
         write_file(file, new, mode=0o600)
+        if grown or lacks_checkpoints:  # after the journal: a resumed run doesn't write earlier records again
+            copy_checkpoints(source / CHECKPOINTS, target / CHECKPOINTS)
         return "new" if not ours else "grown" if grown else "moved"
     finally:
         mine.release()
@@ -159,6 +165,19 @@ def copy_artifacts(source: Path, target: Path, replace: bool) -> None:
         scratch = copy.with_name(f".{copy.name}.tmp")
         shutil.copyfile(file, scratch)
         os.replace(scratch, copy)
+
+
+def copy_checkpoints(source: Path, target: Path) -> None:
+    """Make the checkpoints in `target` those in `source`, if there are any. Raises OSError."""
+    theirs = sorted(path for path in source.glob("step-*") if path.is_dir() and not path.is_symlink())
+    for folder in theirs:
+        copy, files = target / folder.name, [file for file in regular_files(folder) if file.parent == folder]
+        _, changed, missing = filecmp.cmpfiles(folder, copy, [file.name for file in files], shallow=False)
+        if changed or missing:
+            write_folder(copy, {file.name: file.read_bytes() for file in files})
+    if theirs:
+        for folder in set(target.glob("step-*")) - {target / one.name for one in theirs}:
+            remove_folder(folder)
 
 
 def regular_files(folder: Path) -> Iterator[Path]:

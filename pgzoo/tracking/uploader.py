@@ -65,6 +65,9 @@ class Uploader:
         # stop if the home was removed: another uploader may run in its place
         while lock_file and self._lock_file() == lock_file:
             begin = self._system.monotonic()
+            if self._retry_time() != self._retried and self._has_failed:
+                log.info("asked to retry: a new uploader does, with the credentials of the command that asked")
+                return
             busy = self.round()
             self._write_status()
             if any(store.vanished for store in self._stores.values()):
@@ -80,6 +83,13 @@ class Uploader:
                     import_for_the_end()
                 took = self._system.monotonic() - begin  # long, if there are hundreds of runs
                 self._rest(min(MAX_POLL_INTERVAL, max(POLL_INTERVAL, 10 * took)), training)
+
+    @property
+    def _has_failed(self) -> bool:
+        """Whether the last attempt at something failed. The cause may be an environment variable of this process."""
+        return any(upload.backoff.error for upload in self.uploads.values()) or any(
+            store.records.error or store.files.error or store.models.error for store in self._stores.values()
+        )
 
     def _rest(self, seconds: float, training: RunUpload | None) -> None:
         """Sleep, at most until this run ends: its command then waits for the upload."""
@@ -133,8 +143,12 @@ class Uploader:
         return busy
 
     def _attempt(self, upload: RunUpload, stage: str) -> bool:
-        from pgzoo.tracking.store import RefusedError, not_encodable, one_line
+        from pgzoo.tracking.store import LostRunError, RefusedError, TooLargeError, not_encodable, one_line
 
+        if upload.replaced:
+            self.uploads.pop(upload.folder, None)
+            self._find_due = 0.0  # look at it again
+            return False
         store = self._store(upload)
         backoff = {"records": store.records, "model": store.models}.get(stage, store.files)
         if not (backoff.ready and upload.backoff.ready) or store.vanished:
@@ -154,6 +168,9 @@ class Uploader:
             return did
         except RefusedError as error:
             upload.refuse_run(str(error))
+        except LostRunError as error:
+            upload.forget_run()
+            upload.refuse_run(str(error))
         except Exception as error:  # mlflow doesn't wrap exceptions of its database and HTTP libraries
             if not (upload.folder / "journal.jsonl").exists():  # the user deleted the run
                 self.uploads.pop(upload.folder, None)
@@ -165,7 +182,7 @@ class Uploader:
                 upload.successes_elsewhere = store.successes
             upload.backoff.failed(error)
             # If other runs are uploaded meanwhile, only this run fails, and it must not delay the others.
-            if store.successes == upload.successes_elsewhere:
+            if store.successes == upload.successes_elsewhere and not isinstance(error, TooLargeError):
                 backoff.failed(error)
             self.uploads[upload.folder] = self.uploads.pop(upload.folder)  # move it to the end of the queue
             failures = upload.backoff.failures

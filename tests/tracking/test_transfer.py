@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,33 @@ def test_a_run_is_imported_once_and_can_be_extended_and_moved(home: Home, tmp_pa
     assert not (copy.parent / "ack.json").exists()
     (there.runs / "g-s0" / "journal.jsonl").write_bytes(first.replace(b'"ppo"', b'"vpg"'))
     assert "another run with the same key" in import_runs(there.root, home, uri, True).refused["g-s0"]
+
+
+def test_checkpoints_are_imported_with_a_run_and_replaced_when_it_has_grown(home: Home, tmp_path: Path) -> None:
+    there = Home.find({"PGZOO_HOME": str(tmp_path / "there")})
+    start(there, "g", 0).release()
+    theirs, ours = (place.runs / "g-s0" / "checkpoints" for place in (there, home))
+
+    def save(*steps: int) -> None:
+        shutil.rmtree(theirs, ignore_errors=True)
+        for step in steps:
+            (theirs / f"step-{step:012d}").mkdir(parents=True)
+            (theirs / f"step-{step:012d}" / "state.json").write_text(str(step))
+
+    def copied() -> list[str]:
+        return sorted(file.read_text() for file in ours.glob("step-*/state.json"))
+
+    import_runs(there.root, home, "http://server", False)
+    save(1, 2)
+    assert import_runs(there.root, home, "http://server", False).unchanged == 1
+    assert copied() == ["1", "2"]  # a run of which no checkpoint was copied before
+    save(2, 3)
+    import_runs(there.root, home, "http://server", False)
+    assert copied() == ["1", "2"]  # those of this machine may be newer
+    with (there.runs / "g-s0" / "journal.jsonl").open("a") as file:
+        file.write('{"t":"end","ts":9,"status":"FINISHED","reason":""}\n')
+    assert import_runs(there.root, home, "http://server", False).grown == 1
+    assert copied() == ["2", "3"]
 
 
 def test_importing_a_folder_without_runs_or_the_home_itself_is_refused(home: Home, tmp_path: Path) -> None:

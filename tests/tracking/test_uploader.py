@@ -13,9 +13,10 @@ from unittest import mock
 import pytest
 
 from pgzoo.tracking import NO_STORE, Home, Session
-from pgzoo.tracking.ledger import Ledger
+from pgzoo.tracking.ledger import Ledger, read_json, write_json
 from pgzoo.tracking.locks import lock
 from pgzoo.tracking.run_upload import RunUpload
+from pgzoo.tracking.transfer import import_runs
 from pgzoo.tracking.uploader import Uploader
 
 
@@ -74,3 +75,164 @@ def test_the_uploader_stops_waiting_when_a_run_ends_or_is_deleted(tmp_path: Path
         end.join()
         held.release()
     uploader._rest(0.0, training)
+
+
+def trained(home: Home, key: str, steps: range, uri: str = NO_STORE, ends: bool = True) -> Path:
+    """Record a point of a curve at each of these steps; return the run's folder."""
+    opened = Session(home, "group", uri)
+    journal = opened.journal(key, name="n", experiment="e", seed=0, algorithm="a", env="e")
+    for step in steps:
+        journal.record([step], {"a": float(step)})
+    if ends:
+        journal.end("FINISHED")
+    opened.close(0)
+    return journal.path
+
+
+class FakeStore:
+    """A store that keeps points in memory."""
+
+    def __init__(self, uri: str = NO_STORE, refused: Exception | None = None) -> None:
+        from pgzoo.tracking.store import Backoff
+
+        self.uri, self.refused, self.vanished = uri, refused, False
+        self.records, self.files, self.models = Backoff(), Backoff(), Backoff()
+        self.successes = self.failures = 0
+        self.points: list[int] = []
+        self.uploaded: list[str] = []
+        self.known = False
+
+    def open_run(self, *_: Any) -> Any:
+        from pgzoo.tracking.store import OpenedRun
+
+        created, self.known = not self.known, True
+        return OpenedRun("new", "1", {}, {}, created)
+
+    def log(self, run_id: str, rows: list[tuple[str, float, int, int]], *_: Any) -> None:
+        if self.refused:
+            raise self.refused
+        self.points += [step for *_, step in rows]
+
+    def upload(self, run_id: str, file: Path, name: str) -> None:
+        from pgzoo.tracking.store import TooLargeError
+
+        if name == "large.bin":
+            raise TooLargeError("it refuses large.bin")
+        self.uploaded.append(name)
+
+    def must_wait(self, key: str) -> bool:
+        return False
+
+    def delete_duplicates(self, *_: Any) -> None:
+        pass
+
+    def close_run(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def no_uploader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+
+
+def test_a_run_that_is_resumed_after_its_store_was_replaced_is_uploaded_from_its_beginning(home: Home) -> None:
+    folder = trained(home, "kept", range(1, 6))
+    Ledger(offset=(folder / "journal.jsonl").stat().st_size, closed="FINISHED").write(folder)
+    write_json(folder / "run.json", {"run_id": "old", "tracking_uri": NO_STORE})
+    trained(home, "kept", range(6, 11))
+    upload, store = RunUpload(folder, home), FakeStore()
+    upload.upload_records(store)  # type: ignore[arg-type]
+    assert store.points == list(range(1, 11))
+    assert Ledger.read(folder).closed == "FINISHED" and read_json(folder / "run.json")["run_id"] == "new"
+
+
+def test_a_run_that_its_store_has_lost_is_uploaded_again_when_sync_retries(
+    home: Home, monkeypatch: pytest.MonkeyPatch, no_uploader: None
+) -> None:
+    from pgzoo.tracking.store import LostRunError
+
+    folder = trained(home, "lost", range(1, 6), "http://server", ends=False)
+    Ledger(offset=(folder / "journal.jsonl").stat().st_size).write(folder)
+    write_json(folder / "run.json", {"run_id": "old", "tracking_uri": "http://server"})
+    trained(home, "lost", range(6, 11), "http://server")
+    store = FakeStore("http://server", LostRunError("the run old is gone from the store"))
+    store.known = True  # so that it isn't created at the resumed run's start
+    uploader = Uploader(home)
+    monkeypatch.setattr(uploader, "_store", lambda upload: store)
+    uploader.round()
+    ledger = Ledger.read(folder)
+    assert "gone" in ledger.refused and not ledger.offset and not (folder / "run.json").exists()
+    store.refused = None
+    home.retry_file.write_text("")
+    uploader.round()
+    assert store.points == list(range(1, 11))
+
+
+def test_a_run_that_is_moved_to_another_store_while_the_uploader_runs_is_uploaded_there_completely(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_uploader: None
+) -> None:
+    there = Home.find({"PGZOO_HOME": str(tmp_path / "there")})
+    trained(there, "moved", range(1, 6))
+    stores = {uri: FakeStore(uri) for uri in ("http://first", "http://second/with/another/length")}
+    first, second = stores
+    import_runs(there.root, home, first, move=True)
+    uploader = Uploader(home)
+    monkeypatch.setattr(uploader, "_store", lambda upload: stores[upload.uri])
+    monkeypatch.setattr(RunUpload, "write_tables", lambda upload: False)  # so that it stays pending
+    uploader.round()
+    import_runs(there.root, home, second, move=True)
+    for _ in range(3):
+        uploader._find_due = 0.0
+        uploader.round()
+    assert stores[first].points == stores[second].points == list(range(1, 6))
+    assert not (home.runs / "moved" / "rejected.jsonl").exists()
+
+
+def test_a_request_to_retry_ends_an_uploader_that_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment may have other credentials than that of `pgzoo sync`, which starts the next one."""
+    home.root.mkdir(exist_ok=True)
+    home.uploader_lock.touch()
+    uploader = Uploader(home)
+    uploader.uploads[home.root] = SimpleNamespace(backoff=SimpleNamespace(error="401"))  # type: ignore[assignment]
+    monkeypatch.setattr(uploader, "round", mock.Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        uploader.run()
+    home.retry_file.write_text("")
+    uploader.run()
+    assert not home.status_file.exists()  # the next uploader finds the request
+
+
+def test_a_file_that_is_too_large_for_the_server_keeps_back_no_others(home: Home) -> None:
+    from pgzoo.tracking.store import TooLargeError
+
+    folder = trained(home, "large", range(1, 2))
+    size = (folder / "journal.jsonl").stat().st_size
+    Ledger(offset=size, closed="FINISHED", reported=True, files=["large.bin", "config.yaml"]).write(folder)
+    upload, store = RunUpload(folder, home), FakeStore()
+    upload.run_id, upload.alive = "1", False
+    with pytest.raises(TooLargeError):
+        upload.upload_files(store)  # type: ignore[arg-type]
+    assert store.uploaded == ["config.yaml"] and Ledger.read(folder).files == ["large.bin"]
+    assert not upload.upload_files(store)  # type: ignore[arg-type]  # the plots come first
+    assert upload.draw_plots(lambda group: True)
+    with pytest.raises(TooLargeError):
+        upload.upload_files(store)  # type: ignore[arg-type]
+
+
+def test_error_413_of_an_upload_names_the_file_and_the_remedy(tmp_path: Path) -> None:
+    from requests import HTTPError, Response
+
+    from pgzoo.tracking.store import Store, TooLargeError, short_message
+
+    response, file = Response(), tmp_path / "policy.safetensors"
+    response.status_code = 413
+    file.write_bytes(b"12345")
+    store = Store("http://server")
+    store._client, store._artifact_folders["1"] = mock.Mock(), None
+    store._client.log_artifact.side_effect = HTTPError("413 Client Error", response=response)
+    with pytest.raises(TooLargeError) as caught:
+        store.upload("1", file, "policy/policy.safetensors")
+    assert short_message(caught.value) == (
+        "it refuses policy/policy.safetensors, which has 5 bytes (413): raise the limit of the server, or of the proxy "
+        "before it (nginx: client_max_body_size)"
+    )

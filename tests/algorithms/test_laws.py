@@ -52,13 +52,16 @@ def assert_equal_alone_and_among(play: Play, members: int, **settings: Any) -> N
 
 
 @pytest.mark.parametrize("world", ["cartpole", pytest.param("numbers", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", slow_for(("ano",), LADDER))
+@pytest.mark.parametrize("name", slow_for(("ppo, recomputed", "spo", "ano", "bpo", "awr"), LADDER))
 def test_a_seed_trains_identically_alone_and_among_ten(play: Play, name: str, world: str) -> None:
     settings = WORLDS[world] | LADDER[name] | {"total_steps": 300, "eval_episodes": 1}
     assert_equal_alone_and_among(play, 10, algorithm=name.split(",")[0], **settings)
 
 
-@pytest.mark.parametrize(("algorithm", "distribution"), [("rpo", "gaussian"), ("rpo", "tanh"), ("reppo", "tanh")])
+@pytest.mark.parametrize(
+    ("algorithm", "distribution"),
+    [pytest.param("rpo", "gaussian", marks=pytest.mark.slow), ("rpo", "tanh"), ("reppo", "tanh")],
+)
 def test_seed_law_holds_for_rpo_and_reppo(play: Play, algorithm: str, distribution: str) -> None:
     policy = {"hidden": (7, 5), "distribution": distribution}
     settings = WORLDS["numbers"] | {"rollout_steps": 23, "epochs": 3, "policy": policy, "total_steps": 300}
@@ -70,7 +73,9 @@ def test_seed_law_holds_for_pqn(play: Play) -> None:
     assert_equal_alone_and_among(play, 10, algorithm="pqn", **settings)
 
 
-@pytest.mark.parametrize("members", [8, 17, 33])
+@pytest.mark.parametrize(
+    "members", [pytest.param(8, marks=pytest.mark.slow), 17, pytest.param(33, marks=pytest.mark.slow)]
+)
 def test_seed_law_holds_for_vmpo_whatever_the_number_of_members(play: Play, members: int) -> None:
     settings = {"rollout_steps": 16, "epochs": 2, "total_steps": 200, "num_envs": 2, "eval_episodes": 1}
     assert_equal_alone_and_among(play, members, algorithm="vmpo", env="probe/Corridor-v0", **settings)
@@ -116,7 +121,7 @@ def test_the_best_of_three_bandit_arms_is_found(play: Play, algorithm: str) -> N
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("algorithm", slow_for(("ano", "bpo"), [*PROBES, "pqn"]))
+@pytest.mark.parametrize("algorithm", slow_for(("a2c", "spo", "ano", "bpo"), [*PROBES, "pqn"]))
 def test_the_shortest_path_through_a_corridor_is_found(play: Play, algorithm: str) -> None:
     settings = {"env": "probe/Corridor-v0", "seeds": 5, "total_steps": 6000, "rollout_steps": 32, "eval_episodes": 5}
     assert greedy(play(algorithm, learning_rate=0.005, **settings, **PROBES.get(algorithm, FEW))) == [-5.0] * 5

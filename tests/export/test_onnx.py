@@ -64,9 +64,13 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
 }
 
 
+FAST = ("mlp, normalized, clipped", "flattened", "lstm, masked, normalized", "sde", "cnn")
+"""Cases of fast tests: normalization, a mask, a memory, an image, several observations and a squashed action."""
+
+
 @needs_onnx
 @pytest.mark.parametrize(
-    "case", [case if k % 2 else pytest.param(case, marks=pytest.mark.slow) for k, case in enumerate(CASES)]
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 )
 def test_the_graph_acts_like_the_policy(make: Make, tmp_path: Path, case: str) -> None:
     import onnxruntime

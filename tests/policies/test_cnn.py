@@ -368,12 +368,10 @@ BRIGHT: dict[str, Any] = {
 
 
 @pytest.mark.learning
+@pytest.mark.slow  # the next test is harder
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("cnn", {"filters": (4, 8), "hidden": (16,)}),
-        pytest.param("impala-cnn", {"filters": (4, 4), "hidden": (16,)}, marks=pytest.mark.slow),
-    ],
+    [("cnn", {"filters": (4, 8), "hidden": (16,)}), ("impala-cnn", {"filters": (4, 4), "hidden": (16,)})],
 )
 def test_ppo_learns_to_name_the_brighter_side_of_an_image(play: Any, name: str, options: Any) -> None:
     events = play("ppo", policy={"name": name, **options}, seeds=2, **BRIGHT)

@@ -125,6 +125,7 @@ def measure(seeds: int) -> tuple[float, float, float]:
     return added, peak, estimate
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_training_on_128_steps_of_8_atari_sized_envs_adds_less_than_210_mib() -> None:
     """The rollout takes 28 MiB; the rest are the activations of 256 rows, and the parameters in several copies."""

@@ -339,7 +339,8 @@ class EnvRequest(NamedTuple):
     `states` (see `protocols.EnvState`) may save and restore one. `masked` is True if the environment is known to
     provide action masks in at least some steps: then `VectorEnv.action_mask` is never None. `wrappers`, named
     `module:Class`, are applied in this order, and after them one that stacks the last `frame_stack` observations (0:
-    none). `info` are the keys of the info of a step whose values `StepResult.info` has to contain.
+    none). `info` are the keys of the info of a step whose values `StepResult.info` has to contain. `make` is the class
+    or function that makes the environment, if a run was given one instead of an id: others may have the same id.
     """
 
     id: str
@@ -351,6 +352,7 @@ class EnvRequest(NamedTuple):
     wrappers: tuple[str, ...] = ()
     frame_stack: int = 0
     info: tuple[str, ...] = ()
+    make: Callable[..., Any] | None = None
 
     @property
     def wrapped(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import attrgetter
@@ -283,6 +283,8 @@ class PluginCatalog:
     objects: dict[str, object] = field(default_factory=dict)
     """The plugin objects in use, by plugin name: they may implement event hooks."""
     _entries: dict[tuple[ComponentKind, str], Entry] = field(default_factory=dict)
+    environments: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """The class or function that was given to `pgzoo.run` as the environment, by the id that the run records."""
 
     @property
     def broken(self) -> list[PluginInfo]:
@@ -301,7 +303,7 @@ class PluginCatalog:
 
     def copy(self) -> PluginCatalog:
         """Return a catalog with the same plugins, to which others can be added."""
-        return PluginCatalog(list(self.plugins), dict(self.objects), dict(self._entries))
+        return PluginCatalog(list(self.plugins), dict(self.objects), dict(self._entries), dict(self.environments))
 
     def entries(self, kind: ComponentKind) -> list[Entry]:
         """Return the entries of a kind, in order of registration."""

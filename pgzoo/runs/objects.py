@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +22,7 @@ __all__ = ["check_objects", "import_files", "register_objects"]
 _log = logging.getLogger("pgzoo")
 
 
-def import_files(settings: Mapping[str, Any], imports: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def import_files(settings: Mapping[str, Any], imports: Sequence[str | Path]) -> tuple[dict[str, Any], list[str]]:
     """Replace `FILE.py:NAME` as the algorithm, policy or estimator by `module:NAME`, and add the files to the imports.
 
     Raises:
@@ -75,7 +76,7 @@ def register_objects(settings: Mapping[str, Any], catalog: PluginCatalog) -> tup
         named["policy"] = registered("policy", policy)
     if env is not None and not isinstance(env, str):
         named["env"] = _register_env(env)
-        objects[named["env"]] = env
+        objects[named["env"]] = catalog.environments[named["env"]] = env
     if isinstance(wrappers := named.get("wrappers"), list | tuple):
         named["wrappers"] = tuple(one if isinstance(one, str) else _name_wrapper(one) for one in wrappers)
     if entries:

@@ -70,6 +70,7 @@ def make_plan(
         needs = checked_needs(own_needs, f'Algorithm "{config.algorithm}"')
     estimator = catalog.get("estimator", config.estimator.name).load()
     needs |= checked_needs(getattr(estimator, "needs", ()), f'Estimator "{config.estimator.name}"', ())
+    make_env = catalog.environments.get(config.env)
     request = EnvRequest(  # of one member
         config.env,
         config.env_kwargs,
@@ -78,6 +79,7 @@ def make_plan(
         wrappers=tuple(config.wrappers or ()),
         frame_stack=config.frame_stack or 0,
         info=info_keys(needs),
+        make=make_env,
     )
     backend_name, backend = choose_backend(config.backend, catalog, request)
     spec = inspect_environment(request, backend)
@@ -131,6 +133,7 @@ def make_plan(
         compile_cache=compile_cache,
         rollouts=_rollouts(config, backend_name, catalog, spec, needs),
         initial=initial,
+        make_env=make_env,
     )
     return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
 

@@ -73,6 +73,9 @@ class Plan:
     initial: Params = field(default_factory=dict)
     """Tensors `[S, ...]` of the policy, by their names in the state, with which the run starts instead of new ones."""
 
+    make_env: Callable[..., Any] | None = None
+    """The class or function that makes the environment, if the run was given one instead of an id."""
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seed of each member."""
@@ -92,8 +95,17 @@ class Plan:
         """Return the environments to request from the backend."""
         c = self.config
         rows = len(self.members) * envs_per_member
-        wrappers = tuple(c.wrappers or ()), c.frame_stack or 0
-        return EnvRequest(c.env, c.env_kwargs, c.max_episode_steps, rows, self.env_states, self.spec.masked, *wrappers)
+        return EnvRequest(
+            c.env,
+            c.env_kwargs,
+            c.max_episode_steps,
+            rows,
+            self.env_states,
+            self.spec.masked,
+            tuple(c.wrappers or ()),
+            c.frame_stack or 0,
+            make=self.make_env,
+        )
 
     def settings_as_tensors(self, settings: Callable[[RunConfig], dict[str, Any]]) -> dict[str, Any]:
         """Return settings with the members' floats as `[S, 1, 1]` tensors; all others are the same for every member."""

@@ -23,7 +23,8 @@ __all__ = ["Evaluation", "evaluate"]
 class Evaluation(NamedTuple):
     """Returns and lengths of evaluation episodes, one array per member, and how many of them were cut, `[S]`.
 
-    An episode is cut when it reaches the limit of steps; it counts with its return and length up to there.
+    They are in the order of the states in which they started, which is the same for all policies and algorithms. An
+    episode is cut when it reaches the limit of steps; it counts with its return and length up to there.
     """
 
     returns: tuple[NDArray[np.float64], ...]
@@ -73,5 +74,5 @@ def evaluate(
             tape.arrays["truncated"][steps - 1] |= unfinished
             monitor.episodes += rows.count
             cut += unfinished.reshape(quota.shape).sum(1)
-        rounds.append(finished_episodes(episode_structure(tape, steps, start, unfinished), start))
+        rounds.append(finished_episodes(episode_structure(tape, steps, start, unfinished), start, by_row=True))
     return Evaluation(*concatenate_episodes(rounds, len(seeds)), cut)

@@ -144,13 +144,16 @@ def episode_structure(tape: Tape, steps: int, start: Collector, live: NDArray[np
     )
 
 
-def finished_episodes(structure: EpisodeStructure, start: Collector) -> FinishedEpisodes:
-    """Return the episodes that ended; their returns include rewards from before the tape."""
+def finished_episodes(structure: EpisodeStructure, start: Collector, *, by_row: bool = False) -> FinishedEpisodes:
+    """Return the episodes that ended; their returns include rewards from before the tape.
+
+    They are in the order in which they ended, or by environment with `by_row`.
+    """
     members, num_envs = start.ended.shape
     ended = structure.terminated | structure.truncated
     if not np.count_nonzero(ended):
         return FinishedEpisodes((np.zeros(0),) * members, (np.zeros(0, np.int64),) * members)
-    end, row = np.nonzero(ended)
+    end, row = np.nonzero(ended.T)[::-1] if by_row else np.nonzero(ended)
     first = structure.first[end, row]
     before = np.where(first < 0, start.returns.reshape(-1)[row], 0.0)
     returns = before + structure.reward_sum[end + 1, row] - structure.reward_sum[np.maximum(first, 0), row]

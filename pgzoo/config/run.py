@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -53,7 +55,7 @@ def _count_or_list(value: Any) -> Any:
     """Parse seeds: `10` means 0 to 9, `3,5,8` is a list."""
     if isinstance(value, str) and "," in value:
         value = [part for part in value.split(",") if part.strip()]
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    if isinstance(value, str | float | Integral) and not isinstance(value, bool):
         count = normalize(value, int)
         try:
             count = count if isinstance(count, float) else int(count)
@@ -221,6 +223,11 @@ class RunConfig(Settings):
     @classmethod
     def _read_seeds(cls, value: Any) -> Any:
         return _count_or_list(value)
+
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _read_path(cls, value: Any) -> Any:
+        return fspath(value) if isinstance(value, PathLike) else value
 
     @field_validator("seeds")
     @classmethod

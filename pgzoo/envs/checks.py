@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pgzoo.errors import EnvError, raised_at
 
 __all__ = [
+    "allows_action",
     "blame_environment",
     "check_observation",
     "environment_error",
@@ -161,7 +162,7 @@ def read_mask(env_id: str, space: gym.Space[Any], mask: Any, *, ended: bool = Fa
     allowed = flat.astype(np.bool_)
     if flat.dtype.kind != "b" and not np.array_equal(flat, allowed):
         raise EnvError(f"{head}; {expected}.")
-    if not ended and not _has_legal_action(space, allowed):
+    if not ended and not allows_action(space, allowed):
         raise EnvError(f"{head}, which allows no action although the episode isn't over.")
     return allowed
 
@@ -180,7 +181,8 @@ def sample_action(space: gym.Space[Any], mask: NDArray[np.bool_] | None) -> Any:
     return space.sample()
 
 
-def _has_legal_action(space: gym.Space[Any], mask: NDArray[np.bool_]) -> bool:
+def allows_action(space: gym.Space[Any], mask: NDArray[np.bool_]) -> bool:
+    """Return whether a mask `[K]` allows an action: one value or more of each component."""
     if isinstance(space, MultiDiscrete):
         return all(part.any() for part in _components(space, mask))
     return isinstance(space, MultiBinary) or bool(mask.any())  # a bit that may not be set is 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from pgzoo.envs.checks import mask_size, observation_problem
+from pgzoo.envs.checks import allows_action, mask_size, observation_problem
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.export import spaces
@@ -90,7 +90,8 @@ class LoadedPolicy:
         Raises:
             ValueError: the observation has another shape or other entries than the environment's, a category that
                 doesn't exist, or values that its integer type can't represent, the mask isn't `[K]` or `[N, K]` of bool
-                or 0/1 integers, or a policy with memory is given more or fewer observations than it remembers.
+                or 0/1 integers or allows no action, or a policy with memory is given more or fewer observations than it
+                remembers.
         """
         original, space = self.spec.original_space, self.spec.observation_space
         if original != space:
@@ -165,7 +166,10 @@ class LoadedPolicy:
                 f"expected an action mask of bool or 0/1 integers with {size} entries for each observation; "
                 f"got {given.dtype} of shape {given.shape}"
             )
-        return given.reshape(rows, size).astype(np.bool_)
+        masks = given.reshape(rows, size).astype(np.bool_)
+        if not all(allows_action(self.spec.action_space, one) for one in masks):
+            raise ValueError("the action mask allows no action")
+        return masks
 
     def save(self, folder: str | Path) -> Path:
         """Write the two files into `folder` (made if it isn't there) and return it.
@@ -206,11 +210,14 @@ def pack(
     return {TENSORS: save(one), DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
 
 
-def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> LoadedPolicy:
+def load_policy(
+    path: str | Path, catalog: PluginCatalog | None = None, *, imports: Sequence[str | Path] = ()
+) -> LoadedPolicy:
     """Load a policy from its folder, or from one of its two files.
 
-    The policy's class comes from an installed plugin, never from the files. Declared sizes are checked before memory is
-    allocated.
+    The policy's class comes from an installed plugin, never from the files. `imports` are modules or .py files to
+    import first, for a policy that is a class or function in one of them. Declared sizes are checked before memory is
+    allocated. `catalog` is where the class is looked up; by default, all plugins and `imports`.
 
     Raises:
         ConfigError: the files are missing, damaged, or of a newer schema.
@@ -226,7 +233,7 @@ def load_policy(path: str | Path, catalog: PluginCatalog | None = None) -> Loade
         if catalog is None:
             from pgzoo.registry import discover
 
-            catalog = discover()
+            catalog = discover(imports=imports)
         component, spec, policy = _make(described, catalog)
         with safe_open(str(folder / TENSORS), "pt") as file:
             _check_tensors(policy, file)

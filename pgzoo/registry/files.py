@@ -6,15 +6,30 @@ import importlib.util
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from types import ModuleType
 
-from pgzoo.errors import PluginError, did_you_mean
+from pgzoo.errors import PluginError, UsageError, did_you_mean
 
-__all__ = ["check_owned", "file_of", "make_importable", "module_of", "run_file"]
+__all__ = ["as_names", "check_owned", "file_of", "make_importable", "module_of", "run_file"]
 
 _ran: dict[str, tuple[Path, bytes]] = {}
 """Module name -> the file that it was loaded from, and the content at that time."""
+
+
+def as_names(given: Iterable[str | os.PathLike[str]] | os.PathLike[str], what: str) -> list[str]:
+    """Return names and paths as text. A single one may be given without a list around it.
+
+    Raises:
+        UsageError: one is neither text nor a path. The message calls the argument `what`.
+    """
+    found = []
+    for one in [given] if isinstance(given, str | os.PathLike) else given:
+        if not isinstance(one, str | os.PathLike):
+            raise UsageError(f"{what}: expected names or paths, not {type(one).__name__}.")
+        found.append(os.fspath(one))
+    return found
 
 
 def make_importable(folder: Path) -> None:

@@ -57,7 +57,7 @@ class _Candidate:
 def discover(
     *,
     blocked: Iterable[str] = (),
-    imports: Iterable[str] = (),
+    imports: Iterable[str | os.PathLike[str]] | os.PathLike[str] = (),
     inline: bool = True,
     cwd: str | os.PathLike[str] | None = None,
     base: PluginCatalog | None = None,
@@ -74,11 +74,11 @@ def discover(
     """
     folder = Path(cwd or _working_folder()).resolve()
     candidates = [] if base else [*_built_ins(), *_entry_points()]
-    candidates += [_import(name, folder) for name in imports]
+    candidates += [_import(name, folder) for name in files.as_names(imports, "imports")]
     if inline and (folder / INLINE_FILE).is_file():
         candidates.append(_file(INLINE_FILE, folder, "inline", INLINE_NAME))
     shut = {_normal(name) for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
-    shut |= _checked(blocked, candidates)
+    shut |= _checked(files.as_names(blocked, "no_plugin"), candidates)
     catalog = base.copy() if base else PluginCatalog()
     manager = hooks.new_manager()
     with LoadWatch() as watch:

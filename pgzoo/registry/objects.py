@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pgzoo.config import ActionConfig, Settings
 from pgzoo.errors import ConfigError, UnfitError, UnknownName, UsageError, did_you_mean
-from pgzoo.registry.files import module_of
+from pgzoo.registry.files import as_names, module_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ ALGORITHM_METHODS = {
 """The methods of which an algorithm has at least one, and their arguments."""
 
 
-def names_of_references(references: Sequence[Any], imports: Sequence[str]) -> tuple[list[Any], list[str]]:
+def names_of_references(references: Sequence[Any], imports: Sequence[str | Path]) -> tuple[list[Any], list[str]]:
     """Replace each `FILE.py:qualname` by `module:qualname`; leave everything else unchanged.
 
     Returns the names and `imports` with the files added.
@@ -53,7 +53,7 @@ def names_of_references(references: Sequence[Any], imports: Sequence[str]) -> tu
     Raises:
         UsageError: two different files have the same name, so that they would be the same module.
     """
-    names, found = list[Any](), list(imports)
+    names, found = list[Any](), as_names(imports, "imports")
     for reference in references:
         path, colon, attribute = reference.rpartition(":") if isinstance(reference, str) else ("", "", "")
         if not colon or not path.endswith(".py"):
@@ -123,10 +123,16 @@ def find_component(kind: ObjectKind, name: str, imports: Sequence[str]) -> tuple
             f"code. In a settings file, write {module_of(module)}:{path}, and add: --import {module}"
         )
     source = _import_of(name, imports)
+    if source is None and (module == "__main__" or "<" in path):
+        raise UnknownName(
+            f'No {kind} "{name}". It was defined in a notebook, a script or a function, and can\'t be found again. '
+            "Define it at the top level of a module and train again."
+        )
     if source is None:
         raise UnknownName(
             f'No {kind} "{name}". It is defined in Python, but pgzoo imports the code of a run only if you '
-            f"name it. Give its module, or its file {module}.py by its path: --import {module}"
+            f"name it. Give its module, or its file {module}.py by its path: --import {module} (in Python, the argument "
+            "imports)"
         )
     found = find_object(name)
     if found is None:

@@ -68,6 +68,8 @@ def as_listeners(callbacks: Iterable[Any]) -> dict[str, object]:
     Raises:
         ConfigError: one is neither of them, or its hooks are wrong.
     """
+    if not isinstance(callbacks, Iterable):
+        raise ConfigError(f"callbacks: expected a list, not {type(callbacks).__name__}. Give: callbacks=[...]")
     listeners: dict[str, object] = {}
     manager = listener_manager()
     for callback in callbacks:
@@ -80,6 +82,10 @@ def as_listeners(callbacks: Iterable[Any]) -> dict[str, object]:
             raise ConfigError(
                 f"callbacks: {base} is neither a function of (event, control) nor an object with event hooks.{hint}"
             )
+        if not has_hooks and (
+            inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
+        ):
+            raise ConfigError(f"callbacks: {base} is an async function, which would never run. Give a plain function.")
         if any(listener is callback for listener in listeners.values()):
             raise ConfigError(f"callbacks: {base} is given twice.")
         listeners[name] = callback if has_hooks else FunctionListener(callback)

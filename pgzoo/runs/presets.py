@@ -25,7 +25,9 @@ class PresetLayer(NamedTuple):
     name: str = ""
 
 
-def preset_layer(preset: str, catalog: PluginCatalog, algorithm: str | None, env: str | None) -> PresetLayer | None:
+def preset_layer(
+    preset: str | Path, catalog: PluginCatalog, algorithm: str | None, env: str | None
+) -> PresetLayer | None:
     """Return the settings that `--preset` asks for in a run of `algorithm` on `env`; None if it has no preset.
 
     `preset` is "auto", "none", the name of a registered preset, or a YAML file of pgzoo's settings or RL Zoo's
@@ -36,6 +38,10 @@ def preset_layer(preset: str, catalog: PluginCatalog, algorithm: str | None, env
         UnknownName: no preset has this name.
         ConfigError: the preset is for another algorithm or environment, or the file isn't valid.
     """
+    if isinstance(preset, Path):
+        preset = str(preset)
+    if not isinstance(preset, str):
+        raise ConfigError(f'preset: expected a name, a file, "auto" or "none", not {preset!r:.60}.')
     if preset == "none":
         return None
     if "/" in preset or "\\" in preset or "." in preset:  # the name of a preset has none of these

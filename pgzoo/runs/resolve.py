@@ -34,8 +34,8 @@ def compose(
     given: Layer,
     catalog: PluginCatalog,
     *,
-    preset: str = "auto",
-    file: str | None = None,
+    preset: str | Path = "auto",
+    file: str | Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> RunConfig:
     """Resolve what the user gave: options over the settings file, over the preset, over the defaults.
@@ -56,6 +56,8 @@ def compose(
         make_importable(Path.cwd())
         import_wrappers(name for name in wrappers if isinstance(name, str) and WRAPPER.fullmatch(name))
     _check_tags(given)
+    if not isinstance(file, str | Path | None):
+        raise ConfigError(f"config: expected a YAML file, not {file!r:.60}.")
     layers = [_without_own_tags(read_yaml(file)), given] if file else [given]
     if "preset" in layers[0].values and file:
         values = dict(layers[0].values)

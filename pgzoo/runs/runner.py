@@ -51,9 +51,9 @@ _log = logging.getLogger("pgzoo")
 def run(
     algorithm: str | type[Any] | None = None,
     *,
-    preset: str = "auto",
-    config: str | None = None,
-    imports: Sequence[str] = (),
+    preset: str | Path = "auto",
+    config: str | Path | None = None,
+    imports: Sequence[str | Path] = (),
     no_plugin: Sequence[str] = (),
     progress: bool | None = None,
     callbacks: Sequence[Any] = (),
@@ -99,9 +99,9 @@ def run(
 def plan(
     algorithm: str | type[Any] | None = None,
     *,
-    preset: str = "auto",
-    config: str | None = None,
-    imports: Sequence[str] = (),
+    preset: str | Path = "auto",
+    config: str | Path | None = None,
+    imports: Sequence[str | Path] = (),
     no_plugin: Sequence[str] = (),
     **settings: Any,
 ) -> Plan:

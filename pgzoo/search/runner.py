@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pgzoo import tracking
@@ -80,9 +81,9 @@ def sweep(
     batch: int | None = None,
     sampler_seed: int = 0,
     jobs: int = 1,
-    preset: str = "auto",
-    config: str | None = None,
-    imports: Sequence[str] = (),
+    preset: str | Path = "auto",
+    config: str | Path | None = None,
+    imports: Sequence[str | Path] = (),
     no_plugin: Sequence[str] = (),
     progress: bool | None = None,
     **settings: Any,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -40,6 +41,10 @@ def test_an_integer_setting_accepts_floats_and_numeric_strings(
     assert config.policy.nested()["hidden"] == [100_000] and isinstance(config.total_steps, int)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
     assert resolve([Layer(BASE, ".".join), read_yaml(tmp_path / "run.yaml")], catalog) == config
+
+
+def test_the_number_of_seeds_may_be_one_of_numpy(catalog: PluginCatalog) -> None:
+    assert resolved(catalog, {"seeds": np.int64(3)}).seeds == (0, 1, 2)
 
 
 def test_large_whole_numbers_are_not_rounded(catalog: PluginCatalog) -> None:

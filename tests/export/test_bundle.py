@@ -538,6 +538,16 @@ def test_an_invalid_action_mask_is_refused(make: Any, mask: Any) -> None:
     assert policy.act(obs, action_mask=[0, 1, 0]) == 1
 
 
+def test_an_action_mask_that_allows_no_action_is_refused(make: Any) -> None:
+    box, obs = gym.spaces.Box(-1.0, 1.0, (2,)), np.zeros((2, 2), np.float32)
+    one, two = make(box, gym.spaces.Discrete(3), masked=True), make(box, gym.spaces.MultiDiscrete([2, 3]), masked=True)
+    for policy, masks in ((one, [[0, 1, 0], [0, 0, 0]]), (two, [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])):
+        with pytest.raises(ValueError, match="the action mask allows no action"):
+            policy.act(obs, action_mask=masks)
+    bits = make(box, gym.spaces.MultiBinary(2), masked=True)
+    assert bits.act(obs[0], action_mask=[0, 0]).tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("where", ["", pytest.param("env", marks=pytest.mark.slow)])
 def test_a_million_extra_keys_are_refused(folder: Path, catalog: PluginCatalog, where: str) -> None:
     said = json.loads((folder / "policy.json").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgzoo.errors import PluginError, UnknownName
+from pgzoo.errors import PluginError, UnknownName, UsageError
 from pgzoo.registry import API_VERSION, PluginCatalog, PluginInfo, discover
 
 Install = Callable[..., None]
@@ -216,6 +216,11 @@ def test_plugins_can_be_imported_by_module_name_and_by_path(install: Install) ->
     catalog = discover(imports=["mine", "deep/other.py", "only_envs", "mine"])
     assert catalog.names("algorithm")[-2:] == ["by-name", "by-path"]
     assert catalog.get("algorithm", "by-path").plugin.origin == "deep/other.py"
+    alone: Any
+    for alone in ("deep/other.py", Path("deep/other.py"), [Path("deep/other.py")]):
+        assert discover(imports=alone).names("algorithm")[-1] == "by-path"
+    with pytest.raises(UsageError, match="imports: expected names or paths, not module"):
+        discover(imports=[pytest])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -91,13 +91,19 @@ def test_invalid_callbacks_are_refused() -> None:
     def no_arguments() -> None:
         """Takes no event."""
 
+    async def later(event: Any) -> None:
+        """Would never run."""
+
     class Empty:
         """Has no hook."""
 
     for callback, message in [
         (StopsAt, r"callbacks: StopsAt is neither .* Did you forget the \(\)\?"),
         (Empty(), "callbacks: Empty is neither a function of"),
+        (later, "callbacks: later is an async function, which would never run"),
         (no_arguments, r"callbacks: no_arguments can't be called with \(event, control\) or \(event\)"),
     ]:
         with pytest.raises(ConfigError, match=message):
             pgzoo.run("a2c", total_steps=320, callbacks=[callback], **SHORT)
+    with pytest.raises(ConfigError, match=r"callbacks: expected a list, not function\. Give: callbacks=\[...\]"):
+        pgzoo.run("a2c", total_steps=320, callbacks=no_arguments, **SHORT)  # type: ignore[arg-type]

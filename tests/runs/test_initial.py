@@ -96,7 +96,7 @@ def test_init_from_accepts_the_folder_of_a_saved_policy(
 ) -> None:
     first = trained()
     folder = first.policy().save(tmp_path / "saved")
-    engine = begin(init_from=str(folder))
+    engine = begin(init_from=folder)
     engine.close()
     assert engine.config.init_from == str(folder.resolve())
     for name, value in policy_of(first).items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import pgzoo
 from pgzoo.config import Layer, RunConfig
 from pgzoo.errors import ConfigError
 from pgzoo.registry import PluginCatalog, discover
@@ -58,6 +59,9 @@ def test_a_preset_can_be_a_file_and_mistakes_in_it_are_errors(catalog: PluginCat
     file.write_text("gamma: 0.5\npolicy: {hidden: [8]}\nalgorithm: ppo\nenv: CartPole-v1\n")
     config = composed(catalog, "ppo", "CartPole-v1", str(file))
     assert (config.gamma, config.policy.nested()["hidden"]) == (0.5, [8])
+    assert pgzoo.plan("ppo", env="CartPole-v1", preset=file).config.gamma == 0.5
+    with pytest.raises(ConfigError, match=r'preset: expected a name, a file, "auto" or "none", not None'):
+        pgzoo.plan("ppo", env="CartPole-v1", preset=None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is for algorithm ppo, not a2c"):
         composed(catalog, "a2c", "CartPole-v1", str(file))
     with pytest.raises(ConfigError, match="is for CartPole-v1, not Acrobot-v1"):

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PlayablePolicy",
     "PlayedEpisodes",
+    "check_count",
     "cut_episodes",
     "environment_for",
     "evaluate_policy",
@@ -244,8 +246,14 @@ def evaluate_policy(
     steps is cut there. `monitor` counts episodes and steps while they are played.
 
     Raises:
-        ConfigError, UsageError, EnvError, UnfitError: as `environment_for`; or the backend can't run the environment.
+        ConfigError: `episodes`, `max_steps` or `seed` is out of range; or as `environment_for`.
+        UsageError, EnvError, UnfitError: as `environment_for`; or the backend can't run the environment.
     """
+    check_count("episodes", episodes)
+    if max_steps is not None:
+        check_count("max_steps", max_steps)
+    if seed is not None and seed < 0:
+        raise ConfigError(f"seed: expected 0 or a larger whole number, not {seed}.")
     run = playable.run if backend is None else None  # whose code may be missing
     backend = backend or (playable.backend if env is None else "auto")
     seed, max_steps = playable.seed if seed is None else seed, max_steps or playable.max_steps
@@ -272,6 +280,12 @@ def evaluate_policy(
     return PlayedEpisodes(
         playable, request.id, seed, mode, max_steps, played.returns[0], played.lengths[0], int(played.cut[0])
     )
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise ConfigError if an argument is no whole number from 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ConfigError(f"{name}: expected a whole number from 1, not {value!r:.60}.")
 
 
 def cut_episodes(cut: int, episodes: int, max_steps: int) -> str:

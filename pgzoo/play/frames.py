@@ -31,7 +31,7 @@ def evaluate(
     seed: int | None = None,
     max_steps: int | None = None,
     tracking_uri: str | None = None,
-    imports: Sequence[str] = (),
+    imports: Sequence[str | Path] = (),
     no_plugin: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Evaluate trained policies, as `pgzoo evaluate` does.
@@ -56,7 +56,7 @@ def evaluate(
 
     Raises:
         UnknownName, StoreError: There is no such run, or it has no policy.
-        ConfigError: The saved policy is damaged.
+        ConfigError: The saved policy is damaged, or `episodes`, `max_steps` or `seed` is out of range.
         EnvError, UnfitError: The environment can't be created, or has other spaces than the policy.
     """
     from pgzoo.registry import discover

@@ -60,35 +60,62 @@ def record(
     frame; episodes count from 1.
 
     Raises:
-        EnvError: the environment can't render frames.
+        EnvError: the environment can't render frames. A file at `path` stays as it was.
     """
     import imageio.v2 as imageio
 
-    with _without_display(), closing(make_single(request, flatten=False, render_mode="rgb_array")) as env:
+    part = path.with_name(f".{path.stem}.part.mp4")
+    with _without_display(), closing(_make(request)) as env:
         if "rgb_array" not in env.metadata.get("render_modes", []):
             raise EnvError(
                 f"{request.id} can't render frames: its render modes are {env.metadata.get('render_modes')}."
             )
         fps = env.metadata.get("render_fps", 30)
-        writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
-        with writer:
+        writer: Any = imageio.get_writer(part, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
+        try:
+            with closing(writer):  # imageio leaves it open if an exception is raised
 
-            def show(frame: object) -> None:
-                writer.append_data(enlarge(np.asarray(frame)))
+                def show(frame: object) -> None:
+                    writer.append_data(enlarge(_read_frame(environment_id(env), frame)))
 
-            seeds = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
-            returns = []
-            for number, seed in enumerate(seeds, 1):
-                total, over = _play(
-                    env, policy, int(seed), rng, deterministic, show, max_steps, partial(report, number)
-                )
-                if not over:
-                    _log.warning(
-                        "%s: episode %d had not ended after %s steps; the video stops there",
-                        *(request.id, number, f"{max_steps:,}"),
+                seeds = reset_seeds(EVALUATION_ROOT, "evaluate", episodes)
+                returns = []
+                for number, seed in enumerate(seeds, 1):
+                    total, over = _play(
+                        env, policy, int(seed), rng, deterministic, show, max_steps, partial(report, number)
                     )
-                returns.append(total)
-            return returns
+                    if not over:
+                        _log.warning(
+                            "%s: episode %d had not ended after %s steps; the video stops there",
+                            *(request.id, number, f"{max_steps:,}"),
+                        )
+                    returns.append(total)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return returns
+
+
+def _make(request: EnvRequest) -> Any:
+    """Make the environment for frames. Raises EnvError if it takes no `render_mode`."""
+    try:
+        return make_single(request, flatten=False, render_mode="rgb_array")
+    except EnvError as error:
+        if "unexpected keyword argument 'render_mode'" not in str(error):
+            raise
+        advice = ""
+        if request.make is not None:
+            advice = " Give one that passes it on, such as lambda **kwargs: MyEnv(**kwargs)."
+        raise EnvError(f"{request.id} can't render frames: it takes no argument render_mode.{advice}") from error
+
+
+def _read_frame(env_id: str, frame: Any) -> NDArray[np.uint8]:
+    """Return what `render` returned as an array. Raises EnvError if it is no image."""
+    image = np.asarray(frame)
+    if image.ndim not in (2, 3) or not image.size or image.dtype.kind not in "uif":
+        got = f"an array of shape {image.shape}" if image.ndim else type(frame).__name__
+        raise EnvError(f'environment "{env_id}" returned {got} from render; expected an image (height, width, 3).')
+    return image
 
 
 def enlarge(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -290,19 +290,24 @@ class Result:
         `seed` and `setting` select a policy, as in `policy`.
 
         Raises:
-            ConfigError: As for `policy`.
-            UsageError: The extra `video` is not installed, or the folder of `path` doesn't exist.
+            ConfigError: As for `policy`, or `episodes` is out of range.
+            UsageError: The extra `video` is not installed, the folder of `path` doesn't exist, or `path` doesn't end in
+                .mp4.
             EnvError: The environment can't render images.
         """
+        from pgzoo.play.evaluation import check_count
         from pgzoo.play.video import record, require_extra
         from pgzoo.training.seeding import generator
 
         require_extra("Result.video")
+        check_count("episodes", episodes)
         row = self._row(seed, setting)
         run, policy = self.runs[row], self._policy(row)
         file = Path(path or re.sub(r"[^\w.-]+", "-", self._name(row)) + ".mp4")
         if not file.absolute().parent.is_dir():
             raise UsageError(f"{file}: there is no folder {file.parent}.")
+        if file.suffix.lower() != ".mp4":
+            raise UsageError(f"{file}: give a name that ends in .mp4.")
         returns = record(
             policy,
             self.plan.request(1),

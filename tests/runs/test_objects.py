@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,45 @@ def test_a_run_with_local_objects_warns_that_it_cannot_be_resumed(home: Home, ca
     result = pgzoo.run("reinforce", env=lambda: gym.make("CartPole-v1"), policy=build, **SHORT)
     assert result.status == "finished" and "<locals>.build" in result.plan.config.policy.name
     assert "and can't find " in caplog.text and "Define them at the top level of a module" in caplog.text
+
+
+def test_runs_whose_environments_have_the_same_name_keep_their_own(given: Any, home: Home) -> None:
+    def length(k: int) -> Any:
+        return lambda: given.Count(length=k)
+
+    results = [pgzoo.run("reinforce", env=length(k), **SHORT) for k in (3, 7)]
+    assert len({result.plan.config.env for result in results}) == 1
+    assert [result.evaluate(episodes=2).length_mean[0] for result in results] == [3.0, 7.0]
+
+
+def test_threads_train_in_their_own_environments_of_the_same_name(given: Any, home: Home) -> None:
+    def length(k: int) -> Any:
+        return lambda: given.Count(length=k)
+
+    def train(k: int) -> list[int]:
+        made.wait()
+        lengths: list[int] = pgzoo.run("reinforce", env=length(k), **SHORT).runs[0].lengths.tolist()
+        return lengths
+
+    made = threading.Barrier(3)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(train, (2, 4, 6))) == [[2, 2], [4, 4], [6, 6]]
+
+
+def test_a_policy_of_an_imported_class_can_be_loaded_in_python(given: Any, home: Home, tmp_path: Path) -> None:
+    folder = pgzoo.run("reinforce", env="CartPole-v1", policy=given.Net, **SHORT).policy().save(tmp_path)
+    with pytest.raises(UnknownName, match=r"\(in Python, the argument imports\): --import given$"):
+        pgzoo.load_policy(folder)
+    assert pgzoo.load_policy(folder, imports=["given"]).component.name == "given:Net"
+
+
+def test_a_policy_of_a_local_function_says_why_it_cannot_be_loaded(home: Home, tmp_path: Path) -> None:
+    def build(inputs: int, outputs: int) -> nn.Module:
+        return nn.Linear(inputs, outputs)
+
+    folder = pgzoo.run("reinforce", env="CartPole-v1", policy=build, **SHORT).policy().save(tmp_path)
+    with pytest.raises(UnknownName, match=r"<locals>\.build\"\. It was defined in a notebook, a script or a function"):
+        pgzoo.load_policy(folder)
 
 
 def test_every_seed_starts_with_the_weights_of_a_module_given_as_policy(given: Any, home: Home) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import pgzoo
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, EnvError, UsageError
 from pgzoo.runs.result import Result
 from pgzoo.tracking import plots, records
 from pgzoo.tracking.points import steps_of
 from pgzoo.tracking.report import write_plots
+from pgzoo.training.seeding import EVALUATION_ROOT, reset_seeds
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,90 @@ def test_evaluate_finds_runs_and_folders(one: Result, tmp_path: Path) -> None:
     assert frame.return_mean[0] == one.scores[0]
     folder = one.policy().save(tmp_path / "policy")
     assert pgzoo.evaluate(folder, episodes=8, seed=3).return_mean[0] == one.scores[0]
+
+
+def test_evaluation_episodes_are_in_the_order_of_their_starting_states(one: Result, home: Path) -> None:
+    result = pgzoo.run("reinforce", env="CartPole-v1", total_steps=500, eval_episodes=6, backend="sync", num_envs=2)
+    policy, env, played = result.policy(), gym.make("CartPole-v1"), []
+    for seed in reset_seeds(EVALUATION_ROOT, "evaluate", 6):
+        obs, _ = env.reset(seed=int(seed))
+        length, ended = 0, False
+        while not ended:
+            obs, _, terminated, truncated, _ = env.step(policy.act(obs, deterministic=True))
+            length, ended = length + 1, terminated or truncated
+        played.append(length)
+    assert played != sorted(played)
+    assert result.runs[0].greedy_returns.tolist() == played
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"episodes": 0}, "episodes: expected a whole number from 1, not 0"),
+        ({"episodes": 2.5}, "episodes: expected a whole number from 1, not 2.5"),
+        ({"max_steps": 0}, "max_steps: expected a whole number from 1, not 0"),
+        ({"max_steps": -3}, "max_steps: expected a whole number from 1, not -3"),
+        ({"seed": -1}, "seed: expected 0 or a larger whole number, not -1"),
+    ],
+)
+def test_evaluate_refuses_numbers_that_make_no_sense(one: Result, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pgzoo.evaluate("chance", **settings)
+
+
+def test_a_video_needs_an_episode_and_a_name_that_ends_in_mp4(one: Result, tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    with pytest.raises(ConfigError, match="episodes: expected a whole number from 1, not 0"):
+        one.video(tmp_path / "a.mp4", episodes=0)
+    with pytest.raises(UsageError, match=r"a\.gif: give a name that ends in \.mp4"):
+        one.video(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+class Draws(gym.Env[Any, Any]):
+    """Its frames are `frames`, one after the other."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, *frames: Any, render_mode: str | None = None) -> None:
+        self.frames = frames
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.zeros(1, np.float32), 1.0, self.t == 2, False, {}
+
+    def render(self) -> Any:
+        return self.frames[self.t]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Draws(),
+            r"takes no argument render_mode\. Give one that passes it on, such as lambda \*\*kwargs: MyEnv",
+        ),
+        (lambda **kwargs: Draws(None, **kwargs), "returned NoneType from render; expected an image"),
+        (
+            lambda **kwargs: Draws(np.ones((64, 64, 3), np.uint8), [[[]]], **kwargs),
+            r"an array of shape \(1, 1, 0\) from render",
+        ),
+    ],
+)
+def test_a_video_that_cannot_be_recorded_leaves_no_file(home: Path, tmp_path: Path, make: Any, message: str) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    result = pgzoo.run("reinforce", env=make, total_steps=10, eval_episodes=1)
+    (tmp_path / "a.mp4").write_text("an earlier video")
+    with pytest.raises(EnvError, match=message):
+        result.video(tmp_path / "a.mp4")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier video"]
 
 
 def test_a_video_is_shown_inline(one: Result, tmp_path: Path) -> None:

@@ -131,8 +131,8 @@ def find_component(kind: ObjectKind, name: str, imports: Sequence[str]) -> tuple
     if source is None:
         raise UnknownName(
             f'No {kind} "{name}". It is defined in Python, but pgzoo imports the code of a run only if you '
-            f"name it. Give its module, or its file {module}.py by its path: --import {module} (in Python, the argument "
-            "imports)"
+            f"name it. Give its module, or its file {module}.py by its path (in Python, with the argument imports): "
+            f"--import {module}"
         )
     found = find_object(name)
     if found is None:

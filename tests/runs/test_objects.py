@@ -102,7 +102,7 @@ def test_threads_train_in_their_own_environments_of_the_same_name(given: Any, ho
 
 def test_a_policy_of_an_imported_class_can_be_loaded_in_python(given: Any, home: Home, tmp_path: Path) -> None:
     folder = pgzoo.run("reinforce", env="CartPole-v1", policy=given.Net, **SHORT).policy().save(tmp_path)
-    with pytest.raises(UnknownName, match=r"\(in Python, the argument imports\): --import given$"):
+    with pytest.raises(UnknownName, match=r"\(in Python, with the argument imports\): --import given$"):
         pgzoo.load_policy(folder)
     assert pgzoo.load_policy(folder, imports=["given"]).component.name == "given:Net"
 

@@ -12,6 +12,7 @@ from pgzoo.testing import (
     algorithms,
     backends,
     diagnostics,
+    distributions,
     env_states,
     estimators,
     listeners,
@@ -37,7 +38,7 @@ __all__ = [
 
 CHECKS: Mapping[ComponentKind, Mapping[str, Check]] = {
     "algorithm": {**algorithms.CHECKS, **updates.CHECKS},
-    "policy": policies.CHECKS,
+    "policy": {**policies.CHECKS, **distributions.CHECKS},
     "estimator": estimators.CHECKS,
     "env_backend": backends.CHECKS,
     "env_state": env_states.CHECKS,

@@ -60,7 +60,7 @@ from pgzoo.types import (
     Trajectory,
 )
 
-__all__ = ["Engine", "Plan", "default_loop", "default_update", "rounds_of"]
+__all__ = ["Engine", "default_loop", "default_update", "rounds_of"]
 
 SHORT_WINDOW = 32
 """Maximum window length for compiling a whole update as one function, because compiling unrolls loops over time."""

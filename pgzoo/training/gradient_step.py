@@ -242,8 +242,6 @@ def make_batch(
 def stack_metrics(metrics: Mapping[str, Tensor]) -> Tensor:
     """Stack metrics of `[S]` each into one tensor `[M, S]` of double precision."""
     values = [value.detach() for value in metrics.values()]
-    if len({value.dtype for value in values}) == 1:
-        return torch.stack(
-            values
-        ).double()  # one conversion; types that differ would be converted to a common one first
+    if len({value.dtype for value in values}) == 1:  # values of several types would be converted to a common one first
+        return torch.stack(values).double()
     return torch.stack([value.double() for value in values])

@@ -33,7 +33,7 @@ from pgzoo.training.plan import Plan
 from pgzoo.training.threads import limit_threads
 from pgzoo.types import RECENT, TrainState
 
-__all__ = ["Control", "Plan", "Progress", "train"]
+__all__ = ["Control", "Progress", "train"]
 
 LOOP_ENDED = object()
 

@@ -18,7 +18,7 @@ from pgzoo.training.activity import Monitor
 from pgzoo.training.behavior import Behavior
 from pgzoo.training.rollout import collect
 from pgzoo.training.tape import FinishedEpisodes
-from pgzoo.types import Array, Collector, StepResult, Trajectory
+from pgzoo.types import INFO, Array, Collector, StepResult, Trajectory
 
 __all__ = ["OwnRows", "Part", "collect_part", "merge_parts", "part_of", "rows_of_parts"]
 
@@ -81,9 +81,7 @@ class OwnRows:
         self.action_mask = None if mask is None else self._spread(mask, np.True_)
 
     def _spread(self, leaf: Array, fill: Any = 0) -> Array:
-        whole = np.full((self.total, *leaf.shape[1:]), fill, leaf.dtype)
-        whole[self.own] = leaf
-        return whole
+        return _spread(leaf, self.own, self.total, fill)
 
 
 def part_of(start: Collector, own: NDArray[np.int64]) -> dict[str, Array]:
@@ -120,9 +118,7 @@ def collect_part(
     monitor = Monitor()
 
     def spread(leaf: Array, fill: Any = 0) -> Array:
-        whole = np.full((total, *leaf.shape[1:]), fill, leaf.dtype)
-        whole[own] = leaf
-        return whole.reshape(*shape, *leaf.shape[1:])
+        return _spread(leaf, own, total, fill).reshape(*shape, *leaf.shape[1:])
 
     first = Collector(**{name: spread(leaf, name == "action_mask") for name, leaf in start.items()})
     trajectory, finished, end = collect(envs, behavior, first, spread(quota), window, monitor)
@@ -132,7 +128,7 @@ def collect_part(
 
     recorded = trajectory._replace(memory=None)._asdict()
     leaves = {name: rows(leaf) for name, leaf in recorded.items() if isinstance(leaf, torch.Tensor)}
-    leaves |= {f"info:{name}": rows(leaf) for name, leaf in (trajectory.info or {}).items()}
+    leaves |= {INFO + name: rows(leaf) for name, leaf in (trajectory.info or {}).items()}
     ended = (trajectory.terminated | trajectory.truncated).transpose(0, 1).reshape(-1, total).numpy()
     last, row = np.nonzero(ended)
     order = np.argsort(row // shape[1], kind="stable")  # as in `finished`: member by member
@@ -159,9 +155,9 @@ def merge_parts(
         return torch.from_numpy(whole.reshape(len(whole), *shape, *whole.shape[2:])).transpose(0, 1)
 
     known = parts[0].leaves
-    info = {name.removeprefix("info:"): tensor(name) for name in known if name.startswith("info:")}
+    info = {name.removeprefix(INFO): tensor(name) for name in known if name.startswith(INFO)}
     memory = None if start.memory is None else torch.from_numpy(start.memory)
-    fields = {name: tensor(name) for name in known if not name.startswith("info:")}
+    fields = {name: tensor(name) for name in known if not name.startswith(INFO)}
     trajectory = Trajectory(**fields, memory=memory, info=info or None)
 
     ends = {name: merged([part.end[name][None] for part in parts])[0] for name in parts[0].end}
@@ -173,3 +169,10 @@ def merge_parts(
         *(tuple(leaf[order][member == s] for s in range(shape[0])) for leaf in (returns, lengths))
     )
     return trajectory, finished, collector
+
+
+def _spread(leaf: Array, own: NDArray[np.int64], total: int, fill: Any) -> Array:
+    """Return an array of `total` rows with `leaf` in the rows `own`, and `fill` in the others."""
+    whole = np.full((total, *leaf.shape[1:]), fill, leaf.dtype)
+    whole[own] = leaf
+    return whole

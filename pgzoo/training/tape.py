@@ -61,8 +61,7 @@ class Tape:
         if not self.arrays:
             self.arrays = {name: _zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
         elif t + 1 == self.capacity:
-            self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
-            self.capacity *= 2
+            self._grow()
         for name, leaf in stored.items():
             self.arrays[name][t, where] = leaf
 
@@ -75,8 +74,7 @@ class Tape:
         if not self.arrays:
             self.arrays = {name: _zeros((self.capacity, *x.shape), x.dtype) for name, x in stored.items()}
         while t + count + 1 > self.capacity:
-            self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
-            self.capacity *= 2
+            self._grow()
         return {name: x[t : t + count + 1] for name, x in self.arrays.items()}
 
     def store_last(self, t: int, where: RowIndex, obs: Array, mask: Array | None) -> None:
@@ -86,6 +84,11 @@ class Tape:
         self.arrays["obs"][t, where] = obs
         if mask is not None:
             self.arrays["action_mask"][t, where] = mask
+
+    def _grow(self) -> None:
+        """Double the capacity."""
+        self.arrays = {name: np.concatenate([x, np.zeros_like(x)]) for name, x in self.arrays.items()}
+        self.capacity *= 2
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

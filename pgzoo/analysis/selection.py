@@ -166,7 +166,7 @@ class RunIndex:
         def question(client: Any) -> None:
             names = {e.experiment_id: e.name for e in search_experiments(client)}
             for kind in kinds_of(selector):
-                for query, experiments in queries(client, kind, selector, names):
+                for query, experiments in queries(kind, selector, names):
                     for run in pages(client, query, experiments, lambda n: self.progress("looking for runs", n, None)):
                         candidate = from_store(run, names, self.uri)
                         if candidate.matches(kind, selector) and KIND not in candidate.tags:
@@ -245,9 +245,7 @@ def search_experiments(client: Any) -> Iterator[Any]:
             return
 
 
-def queries(
-    client: Any, kind: SelectorKind, selector: str, experiments: Mapping[str, str]
-) -> Iterator[tuple[str, Sequence[str]]]:
+def queries(kind: SelectorKind, selector: str, experiments: Mapping[str, str]) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield MLflow filters and the ids of experiments to search, which together return all runs of a selector."""
     quoted = '"' + selector.translate(dict.fromkeys(map(ord, '"%\\'))) + '"'
     match kind:

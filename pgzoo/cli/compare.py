@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,11 @@ from pgzoo.runs.waiting import ProgressMode, Waiting
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from pgzoo.analysis.blocks import Block, ScoreSummary
+    from pgzoo.analysis.compare import Comparison
     from pgzoo.analysis.comparison import ComparisonData
+    from pgzoo.analysis.sweeps import SweepAnalysis
 
 __all__ = ["command"]
 
@@ -69,73 +70,35 @@ def command(
     much its score depends on tuning it for each environment, and how many hyperparameters must be tuned. --out FILE.png
     draws the scores over the values of each hyperparameter.
     """
-    from pgzoo.analysis.compare import compare
-    from pgzoo.analysis.report import ENDINGS
-    from pgzoo.analysis.sweeps import ENDINGS as SENSITIVITY_ENDINGS
+    from pgzoo.analysis import compare, report, sweeps
+    from pgzoo.cli.sensitivity import show as show_sensitivity
     from pgzoo.errors import UsageError
 
-    endings = SENSITIVITY_ENDINGS if sensitivity else ENDINGS
+    endings = sweeps.ENDINGS if sensitivity else report.ENDINGS
     for file in files:
         if file.suffix.lower() not in endings:
             what = " with --sensitivity" if sensitivity else ""
             raise UsageError(f"--out {file}: the extension must be one of {', '.join(endings)}{what}.")
         if not file.absolute().parent.is_dir():
             raise UsageError(f"--out {file}: the folder {file.parent} doesn't exist.")
-    if sensitivity:
-        show_sensitivity(selectors, envs, metric, tracking_uri, files, log, as_json, progress)
-        return
     step = Step("Looking for runs")
     with Waiting(lambda: step.text, progress):
-        found = compare(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report)
+        analyze: Callable[..., Comparison | SweepAnalysis] = sweeps.sensitivity if sensitivity else compare.compare
+        found = analyze(*selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report)
         written = []
         for file in files:
             step.text = f"Writing {file}"
             written.append(found.save(file))
-        step.text = "Logging the comparison to MLflow"
+        step.text = f"Logging the {'sensitivity' if sensitivity else 'comparison'} to MLflow"
         run_id = found.log(common.command_line()) if log else None
     if as_json:
         answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
         common.echo(json.dumps(answer, allow_nan=False))
     else:
-        show(found.data)
-        for file in written:
-            common.echo(f"Written  {file}")
-        if run_id:
-            common.echo(f"Logged   run {run_id}")
-    for warning in found.warnings:
-        common.echo(f"Warning: {warning}", err=True)
-
-
-def show_sensitivity(
-    selectors: tuple[str, ...],
-    envs: tuple[str, ...],
-    metric: str | None,
-    tracking_uri: str | None,
-    files: tuple[Path, ...],
-    log: bool,
-    as_json: bool,
-    progress: ProgressMode,
-) -> None:
-    """Show, save and log the hyperparameter sensitivity of the algorithms in one or several sweeps."""
-    from pgzoo.analysis.sweeps import sensitivity
-    from pgzoo.cli.sensitivity import show as show_tables
-
-    step = Step("Looking for runs")
-    with Waiting(lambda: step.text, progress):
-        found = sensitivity(
-            *selectors, env=envs or None, metric=metric, tracking_uri=tracking_uri, progress=step.report
-        )
-        written = []
-        for file in files:
-            step.text = f"Writing {file}"
-            written.append(found.save(file))
-        step.text = "Logging the sensitivity to MLflow"
-        run_id = found.log(common.command_line()) if log else None
-    if as_json:
-        answer = found.to_dict() | {"files": [str(file) for file in written], "run_id": run_id}
-        common.echo(json.dumps(answer, allow_nan=False))
-    else:
-        show_tables(found)
+        if isinstance(found, sweeps.SweepAnalysis):
+            show_sensitivity(found)
+        else:
+            show(found.data)
         for file in written:
             common.echo(f"Written  {file}")
         if run_id:
@@ -186,7 +149,7 @@ def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:
             Text(pair.verdict, style="green" if pair.settled else "yellow"),
         ]
         cells.append(row)
-    out.print(plain_table(columns, cells, out.width, numbers=(1, 2, 3)), crop=False)
+    out.print(tables.plain_table(columns, cells, out.width, numbers=(1, 2, 3)), crop=False)
 
 
 def summary_table(comparison: ComparisonData, heading: str, summaries: tuple[ScoreSummary, ...], width: int) -> Table:
@@ -202,19 +165,7 @@ def summary_table(comparison: ComparisonData, heading: str, summaries: tuple[Sco
         ]
         rows.append([Text(visible(label), style="cyan"), Text(str(summary.seeds)), *cells])
     columns = (heading, "seeds", "IQM", "mean", "median")
-    return plain_table(columns, rows, width, numbers=(1, 2, 3, 4), right=(1,))
-
-
-def plain_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Text]],
-    width: int,
-    *,
-    numbers: Container[int],
-    right: Container[int] = (),
-) -> Table:
-    """Return a `fitted_table` without lines."""
-    return tables.fitted_table(columns, rows, width, numbers=numbers, right=right, header_style="bold dim")
+    return tables.plain_table(columns, rows, width, numbers=(1, 2, 3, 4), right=(1,))
 
 
 class Step:

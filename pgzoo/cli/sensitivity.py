@@ -25,7 +25,6 @@ def show(analysis: SweepAnalysis) -> None:
     from rich.text import Text
 
     from pgzoo.analysis.wording import metric_in_words, number
-    from pgzoo.cli.compare import plain_table
 
     out = tables.table_console()
     out.print(
@@ -40,7 +39,7 @@ def show(analysis: SweepAnalysis) -> None:
             cells = [visible(env.env), str(env.settings), *numbers, setting_text(env.best_setting)]
             rows.append([Text(visible(found.algorithm), style="cyan"), *map(Text, cells)])
     out.print()
-    out.print(plain_table(columns, rows, out.width, numbers=range(2, 8)), crop=False)
+    out.print(tables.plain_table(columns, rows, out.width, numbers=range(2, 8)), crop=False)
     measured = [found for found in analysis.algorithms if found.sensitivity is not None]
     if measured:
         out.print(Text("\nHyperparameter sensitivity", style="bold").append("  normalized scores", style="dim"))
@@ -49,7 +48,7 @@ def show(analysis: SweepAnalysis) -> None:
             [Text(visible(found.algorithm), style="cyan"), *map(Text, sensitivity_cells(found))] for found in measured
         ]
         out.print()
-        out.print(plain_table(headings, rows, out.width, numbers=range(1, 5)), crop=False)
+        out.print(tables.plain_table(headings, rows, out.width, numbers=range(1, 5)), crop=False)
         out.print(f"\n[dim]{EXPLANATION}[/]")
     for found in analysis.algorithms:
         for reason in found.missing:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["fitted_table", "print_lines", "print_pairs", "print_table", "table_console"]
+__all__ = ["fitted_table", "plain_table", "print_lines", "print_pairs", "print_table", "table_console"]
 
 NUMBER = re.compile(r"(-?[\d,]+(\.\d+)?(e[+-]\d+)?)?")
 """A cell of a column of numbers; it may be empty."""
@@ -103,6 +103,18 @@ def fitted_table(
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def plain_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    width: int,
+    *,
+    numbers: Container[int],
+    right: Container[int] = (),
+) -> Table:
+    """Return a `fitted_table` without lines."""
+    return fitted_table(columns, rows, width, numbers=numbers, right=right, header_style="bold dim")
 
 
 def _folded(natural: Sequence[int], least: Sequence[int], numbers: Container[int], room: int) -> Sequence[int]:

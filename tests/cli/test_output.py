@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.text import Text
 
 from pgzoo.cli import common, tables
-from pgzoo.cli.compare import plain_table
 from pgzoo.cli.output import _Output, _text, _Visible
 from pgzoo.errors import visible
 
@@ -129,7 +128,7 @@ def test_a_comparison_shows_whole_numbers_and_verdicts(columns: int) -> None:
         [" > ".join(names), "25 % [0, 71]", "0.5 of 20", "−208.5 [−400.1, −17.0]", "undecided: needs 3 seeds per side"]
     ]
     headings = ("", "P(first higher)", "higher with same seed", "difference of means", "")
-    table = plain_table(headings, [list(map(Text, row)) for row in rows], columns, numbers=(1, 2, 3))
+    table = tables.plain_table(headings, [list(map(Text, row)) for row in rows], columns, numbers=(1, 2, 3))
     out = Console(file=io.StringIO(), width=columns)
     out.print(table, crop=False)
     text = out.file.getvalue()  # type: ignore[attr-defined]

@@ -188,7 +188,7 @@ def test_compiled_libraries_get_paths_in_the_home_of_each_run(tmp_path: Path, mo
         raise RuntimeError("no compiler in this test")
 
     monkeypatch.setattr("pgzoo.runs.result.EXIT_WAIT", 0.0)
-    monkeypatch.setattr("pgzoo.training.compiling._compile", compile_nothing)
+    monkeypatch.setattr("pgzoo.training.inductor._build", compile_nothing)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     for name in ("first", "second"):
         monkeypatch.setenv("PGZOO_HOME", str(tmp_path / name))
@@ -230,7 +230,7 @@ def test_a_run_interrupted_by_a_signal_during_compilation_can_be_resumed(
     config = compose(Layer({"algorithm": "a2c", **SHORT, "compile": "on", "rollout_steps": 10}, ".".join), catalog)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     with monkeypatch.context() as patch, unchanged():
-        patch.setattr("pgzoo.training.compiling._compile", compile_for_ever)
+        patch.setattr("pgzoo.training.inductor._build", compile_for_ever)
         patch.setattr(Compiled, "__call__", compiled_later)
         result = run_config(config, catalog)
     assert given_up.wait(60) and not list((home.root / "compiled").iterdir())

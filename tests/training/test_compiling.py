@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pgzoo.config import RunConfig
 from pgzoo.ops.losses import weighted_mean
-from pgzoo.training import compiled_steps, compiling
-from pgzoo.training.compiling import BUILD, Compiled, FlatFunction, leaves_of, own_copy
+from pgzoo.training import compiled_steps, inductor
+from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of, own_copy
 from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan
@@ -36,7 +36,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """Return a cache folder that only these tests use."""
     where = tmp_path_factory.getbasetemp() / "compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(where))
-    monkeypatch.setitem(BUILD, "aot_inductor.precompile_headers", True)  # saves two seconds for each function below
+    monkeypatch.setitem(
+        inductor.BUILD, "aot_inductor.precompile_headers", True
+    )  # saves two seconds for each function below
     return where
 
 
@@ -327,8 +329,8 @@ def test_results_of_steps_do_not_keep_intermediate_results_in_memory(way: str, p
 @pytest.mark.slow
 def test_large_results_are_allocated_separately_and_small_ones_together(monkeypatch: pytest.MonkeyPatch) -> None:
     point, storages = Point(torch.ones(1, 3), {"y": torch.ones(1, 3)}), list[int]()
-    for small in (compiling.SMALL, 1):
-        monkeypatch.setattr(compiling, "SMALL", small)
+    for small in (inductor.SMALL, 1):
+        monkeypatch.setattr(inductor, "SMALL", small)
         compiled = Compiled(
             lambda p, scale=float(small): squares(p._replace(x=p.x * scale)), Stopwatch("compile"), one_piece=True
         )

@@ -123,30 +123,6 @@ class Recording:
         engine: Any = run.engine
         step, find_gradient, collect, estimate = engine.step, engine.gradient, engine.collect, engine.estimate
 
-        def look(loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]) -> None:
-            self.inputs += [(f"batch.{name}", leaf, leaf.clone()) for name, leaf in named_tensors(batch)]
-            hyper = engine.hyper(state)
-            if len(self.steps) < MAX_STEPS:
-                kept: Batch = map_leaves(torch.clone, batch)
-                self.steps.append(RecordedStep(engine.policy, loss, state, kept, hyper, only))
-            with torch.no_grad():
-                found = loss(engine.policy, state.params | state.buffers, map_leaves(torch.clone, batch), hyper)
-            value = found.value if isinstance(found, Loss) else found
-            if not isinstance(value, Tensor) or tuple(value.shape) != (len(state.active),):
-                self.shapes.append(f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__}")
-
-        def compare(loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]) -> None:
-            """Evaluate the first step on this loss again."""
-            step, before = next(((step, found) for step, found in self.losses if step.loss == loss), (None, {}))
-            if step is not None:
-                now = step.evaluated()
-                same = [name in now and bitwise_equal(leaf, now[name]) for name, leaf in before.items()]
-                self.changed_losses += [name for name, equal in zip(before, same, strict=True) if not equal]
-            elif len(self.losses) < MAX_LOSSES:
-                kept, hyper = map_leaves(torch.clone, batch), engine.hyper(state)
-                step = RecordedStep(engine.policy, loss, copied(state), kept, hyper, only)
-                self.losses.append((step, step.evaluated()))
-
         def watched_step(
             loss: LossFunction,
             state: TrainState,
@@ -155,8 +131,8 @@ class Recording:
             *more: Any,
             **named: Any,
         ) -> TrainState:
-            look(loss, state, batch, only)
-            compare(loss, state, batch, only)
+            self._keep_step(engine, loss, state, batch, only)
+            self._check_loss(engine, loss, state, batch, only)
             after: TrainState = step(loss, state, batch, only, *more, **named)
             self.parameters += [(name, leaf, leaf.clone()) for name, leaf in after.params.items()]
             return after
@@ -164,7 +140,7 @@ class Recording:
         def watched_gradient(
             loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...] = ""
         ) -> Any:
-            look(loss, state, batch, only)
+            self._keep_step(engine, loss, state, batch, only)
             return find_gradient(loss, state, batch, only)
 
         def watched_collect(state: TrainState, noise: Tensor | None = None) -> tuple[TrainState, Trajectory]:
@@ -182,8 +158,7 @@ class Recording:
                 state = watched_step(loss, state, batch, only, learning_rates=learning_rates)
             return state
 
-        engine.step, engine.gradient = watched_step, watched_gradient
-        engine.steps = watched_steps
+        engine.step, engine.steps, engine.gradient = watched_step, watched_steps, watched_gradient
         engine.collect, engine.estimate = watched_collect, watched_estimate
 
     def update(self, run: Rounds) -> None:
@@ -192,6 +167,35 @@ class Recording:
         run.update()
         self.changed_inputs += [name for name, leaf, copy in self.inputs if not bitwise_equal(leaf, copy)]
         self.changed_parameters += [name for name, leaf, copy in self.parameters if not bitwise_equal(leaf, copy)]
+
+    def _keep_step(
+        self, engine: Any, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]
+    ) -> None:
+        """Keep the first steps, the batches, and descriptions of losses of a wrong shape."""
+        self.inputs += [(f"batch.{name}", leaf, leaf.clone()) for name, leaf in named_tensors(batch)]
+        hyper = engine.hyper(state)
+        if len(self.steps) < MAX_STEPS:
+            kept: Batch = map_leaves(torch.clone, batch)
+            self.steps.append(RecordedStep(engine.policy, loss, state, kept, hyper, only))
+        with torch.no_grad():
+            found = loss(engine.policy, state.params | state.buffers, map_leaves(torch.clone, batch), hyper)
+        value = found.value if isinstance(found, Loss) else found
+        if not isinstance(value, Tensor) or tuple(value.shape) != (len(state.active),):
+            self.shapes.append(f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__}")
+
+    def _check_loss(
+        self, engine: Any, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]
+    ) -> None:
+        """Keep the first step on each loss; in a later one, evaluate it again."""
+        step, before = next(((step, found) for step, found in self.losses if step.loss == loss), (None, {}))
+        if step is not None:
+            now = step.evaluated()
+            same = [name in now and bitwise_equal(leaf, now[name]) for name, leaf in before.items()]
+            self.changed_losses += [name for name, equal in zip(before, same, strict=True) if not equal]
+        elif len(self.losses) < MAX_LOSSES:
+            kept, hyper = map_leaves(torch.clone, batch), engine.hyper(state)
+            step = RecordedStep(engine.policy, loss, copied(state), kept, hyper, only)
+            self.losses.append((step, step.evaluated()))
 
 
 def recording_of(target: CheckTarget, **settings: Any) -> Recording:

@@ -86,22 +86,9 @@ def make_plan(
     if added := added_critic.is_added(estimator, needs, config.settings):
         needs |= {"value"}
     policy_choice = {"policy": _choose_distribution(config.algorithm, config.policy, needs)}
-    config = config.model_copy(update=policy_choice)
-    members = tuple(replace(member, config=member.config.model_copy(update=policy_choice)) for member in members)
+    config, members = _with_choices(config, members, policy_choice)
     check_memory(config, spec, collection, len(members))
-    with name_component(f'policy "{config.policy.name}"'):
-        factory = catalog.get("policy", config.policy.name).load()
-        try:
-            policy = make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
-        except UnfitError as error:
-            # the advice of a policy, such as another distribution, doesn't help an algorithm for other actions
-            kind = str(catalog.get("algorithm", config.algorithm).facts.get("actions", "any")).partition(",")[0]
-            if kind not in ("Box", "Discrete") or isinstance(spec.action_space, getattr(gym.spaces, kind)):
-                raise
-            raise UnfitError(
-                f'Algorithm "{config.algorithm}" supports only {kind} actions, not {spec.action_space}. Choose another '
-                "algorithm (pgzoo algorithms)."
-            ) from error
+    policy = _policy(config, spec, needs, catalog)
     check_memory(config, spec, collection, len(members), policy)
     if not hasattr(algorithm, "loop"):
         check_rows(config, collection, bool(memory_size(policy)))
@@ -109,12 +96,10 @@ def make_plan(
     source = config.init_from
     if source is not None and not resumed:
         source, initial = load_initial(config, policy, [member.seed for member in members], catalog)
-    # The choices are stored in the config, so that `resume` and `repro` make the same ones.
     chosen = {"backend": backend_name, "compile": _choose_compile(config, policy, collection)}
     if source is not None:
         chosen["init_from"] = source
-    config = config.model_copy(update=chosen)
-    members = tuple(replace(member, config=member.config.model_copy(update=chosen)) for member in members)
+    config, members = _with_choices(config, members, chosen)
     env_states = make_states(catalog)
     plan = Plan(
         config=config,
@@ -136,6 +121,31 @@ def make_plan(
         make_env=make_env,
     )
     return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
+
+
+def _with_choices(
+    config: RunConfig, members: tuple[Member, ...], chosen: dict[str, Any]
+) -> tuple[RunConfig, tuple[Member, ...]]:
+    """Return the configs with what was chosen for `auto`, so that `resume` and `repro` make the same choices."""
+    updated = (replace(member, config=member.config.model_copy(update=chosen)) for member in members)
+    return config.model_copy(update=chosen), tuple(updated)
+
+
+def _policy(config: RunConfig, spec: Spec, needs: frozenset[str], catalog: PluginCatalog) -> Policy:
+    """Create the policy. Raises UnfitError if it doesn't fit the environment or the needs."""
+    with name_component(f'policy "{config.policy.name}"'):
+        factory = catalog.get("policy", config.policy.name).load()
+        try:
+            return make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+        except UnfitError as error:
+            # the advice of a policy, such as another distribution, doesn't help an algorithm for other actions
+            kind = str(catalog.get("algorithm", config.algorithm).facts.get("actions", "any")).partition(",")[0]
+            if kind not in ("Box", "Discrete") or isinstance(spec.action_space, getattr(gym.spaces, kind)):
+                raise
+            raise UnfitError(
+                f'Algorithm "{config.algorithm}" supports only {kind} actions, not {spec.action_space}. Choose another '
+                "algorithm (pgzoo algorithms)."
+            ) from error
 
 
 def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:

@@ -105,6 +105,7 @@ class Uploader:
 
         Records of all runs come first, then the files, models and plots of some runs, for a second or so.
         """
+        self._heed_request()
         self._find()
         begin = self._system.monotonic()
         live_turn, busy = begin >= self._live_due, False
@@ -190,22 +191,27 @@ class Uploader:
                 log.warning("%s: %s: attempt %d: %s", store.uri, upload.folder.name, failures, one_line(error))
         return False
 
+    def _heed_request(self) -> None:
+        """If `pgzoo sync` has asked for it, retry everything, refused runs too, and omitted plots if it wants them."""
+        if self._retry_time() == self._retried:
+            return
+        self._retried = self._retry_time()
+        self._settled.clear()
+        for store in self._stores.values():
+            store.retry_now()
+        for upload in self.uploads.values():
+            upload.backoff.retry_now()
+        plots = self._plots_requested()
+        for folder in journal_folders(self.home):
+            ledger = Ledger.read(folder)
+            if ledger.refused or (plots and ledger.plots == OMITTED):
+                ledger.refused = ""
+                ledger.plots = WANTED if plots else ledger.plots
+                ledger.write(folder, self._system.disk)
+                self.uploads.pop(folder, None)
+
     def _find(self) -> None:
-        if self._retry_time() != self._retried:
-            self._retried = self._retry_time()
-            self._settled.clear()
-            for store in self._stores.values():
-                store.retry_now()
-            for upload in self.uploads.values():
-                upload.backoff.retry_now()
-            plots = self._plots_requested()
-            for folder in journal_folders(self.home):
-                ledger = Ledger.read(folder)
-                if ledger.refused or (plots and ledger.plots == OMITTED):
-                    ledger.refused = ""
-                    ledger.plots = WANTED if plots else ledger.plots
-                    ledger.write(folder, self._system.disk)
-                    self.uploads.pop(folder, None)
+        """Add the runs that have something to upload, and remember those that have nothing by their size."""
         begin = self._system.monotonic()
         if begin < self._find_due:
             return

@@ -132,13 +132,7 @@ def make_gradient_step(
                 clipped, norm = clip_by_member_norm(gradient, limit)
                 reached, remembered = optimizer.step(start.vector, clipped, start.optimizer, rate)
             if only:
-                moved = {name: float(name.startswith(prefixes)) for name in like}
-                mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
-                reached = torch.where(mine, reached, start.vector)
-                remembered = {
-                    name: torch.where(mine, leaf, start.optimizer[name]) if leaf.ndim == 2 else leaf
-                    for name, leaf in remembered.items()
-                }
+                reached, remembered = _only_for(prefixes, like, start, reached, remembered)
             # a number minus itself is 0, unless it isn't finite; faster than torch.isfinite, which is four operations
             finite = (result.value - result.value) + (norm - norm) + (reached - reached).sum(1) == 0
             rows = (start.batch.weights > 0).any(-1).any(-1)
@@ -189,6 +183,18 @@ def step_over_gradient(
     out = gradient if torch.isfinite(norm).all() else None
     moved, after = step_in_pieces(optimizer, vector, gradient, state, rate, factor=factor, out=out)
     return moved, after, torch.zeros(1, 1).expand_as(moved) if moved is gradient else gradient, norm
+
+
+def _only_for(
+    prefixes: str | tuple[str, ...], like: Params, start: StepInput, reached: Tensor, remembered: Params
+) -> tuple[Tensor, Params]:
+    """Return the vector and the optimizer's state after a step, unchanged for parameters without these prefixes."""
+    moved = {name: float(name.startswith(prefixes)) for name in like}
+    mine = flatten(torch.full((1, *p.shape[1:]), moved[n], device=p.device) for n, p in like.items()) > 0
+    return torch.where(mine, reached, start.vector), {
+        name: torch.where(mine, leaf, start.optimizer[name]) if leaf.ndim == 2 else leaf
+        for name, leaf in remembered.items()
+    }
 
 
 def _rate_of_each(like: Params, default: Tensor, rates: Params) -> Tensor:

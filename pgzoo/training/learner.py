@@ -87,7 +87,7 @@ class Learner:
     ) -> TrainState:
         """Take one gradient step; see `protocols.UpdateContext.step`."""
         stepping = self._stepping(state)
-        if not state.params or self._nobody_steps(state, stepping):
+        if self._nobody_steps(state, stepping):
             return state
         step = self._step_for(loss, only, learning_rates, state.params)
         result = step(self._input(state, batch, stepping)._replace(learning_rates=dict(learning_rates)))
@@ -111,7 +111,7 @@ class Learner:
                 state = self.step(record, loss, state, batch, only, learning_rates)
             return state
         stepping = self._stepping(state)
-        if not state.params or self._nobody_steps(state, stepping):
+        if self._nobody_steps(state, stepping):
             return state
         start = self._input(state, None, stepping)._replace(learning_rates=dict(learning_rates))
         result = take_steps(step, start, batches, record, state.params)
@@ -136,7 +136,7 @@ class Learner:
     ) -> TrainState:
         """Evaluate the policy, estimate, make one batch and take one step on it, as one compiled function."""
         stepping = self._stepping(state)
-        if not state.params or self._nobody_steps(state, stepping):
+        if self._nobody_steps(state, stepping):
             return state
         update = self._updates.get(loss)
         if update is None:
@@ -194,7 +194,10 @@ class Learner:
         return active if state.halted is None else active & ~state.halted
 
     def _nobody_steps(self, state: TrainState, stepping: Tensor) -> bool:
-        """Return True if surely no member is in `stepping`. Avoids an operation on a tensor, which takes longer."""
+        """Return True if surely no member takes a step: none is in `stepping`, or there are no parameters."""
+        if not state.params:
+            return True
+        # without halted members, the array tells: an operation on a tensor takes longer
         return not state.active.any() if state.halted is None else surely_empty(stepping)
 
     def _new_step(self, loss: LossFunction, only: str | tuple[str, ...], like: Params) -> GradientStep:

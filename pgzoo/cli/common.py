@@ -1,4 +1,4 @@
-"""What several commands share: options, opening the plugin catalog, tables and JSON."""
+"""What several commands share: options, opening the plugin catalog, and printing."""
 
 from __future__ import annotations
 

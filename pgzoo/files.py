@@ -15,7 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-__all__ = ["DISK", "Disk", "make_folder", "remove_folder", "replaced_name", "sync_folder", "write_file", "write_folder"]
+__all__ = [
+    "DISK",
+    "Disk",
+    "identity_of",
+    "make_folder",
+    "remove_folder",
+    "replaced_name",
+    "sync_folder",
+    "write_file",
+    "write_folder",
+]
 
 Data: TypeAlias = bytes | memoryview
 
@@ -167,6 +177,15 @@ def remove_folder(folder: Path) -> None:
         gone = folder.with_name(f"{TEMPORARY}{folder.name}")
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def identity_of(file: Path) -> tuple[int, int] | None:
+    """Return the inode and device of a file, which a file that replaces it doesn't share; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_dev
 
 
 def replaced_name(target: Path) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.files import Disk
+from pgzoo.files import Disk, identity_of
 from pgzoo.tracking.diagnoses import diagnose
 from pgzoo.tracking.home import Home, display_uri, redact
 from pgzoo.tracking.journal import Record, artifact_path, records, records_of, sync_journal, trim
@@ -77,7 +77,7 @@ class RunUpload:
         from pgzoo.tracking.store import Backoff
 
         self.folder, self._system = folder, system
-        self._journal = self._journal_file()
+        self._journal = identity_of(folder / "journal.jsonl")
         self.ledger = Ledger.read(folder)
         starts = list(records_of(folder, "start"))
         self.home = home
@@ -111,18 +111,10 @@ class RunUpload:
         """The size of the journal, in bytes."""
         return (self.folder / "journal.jsonl").stat().st_size
 
-    def _journal_file(self) -> tuple[int, int] | None:
-        """Return the device and inode of the journal, None if there is none."""
-        try:
-            found = (self.folder / "journal.jsonl").stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_dev
-
     @property
     def replaced(self) -> bool:
         """Whether the journal was replaced since this object was made, as when `pgzoo sync FOLDER` moves a run."""
-        return self._journal_file() != self._journal
+        return identity_of(self.folder / "journal.jsonl") != self._journal
 
     @property
     def nothing_to_do(self) -> bool:
@@ -131,7 +123,7 @@ class RunUpload:
 
     def save(self) -> None:
         """Write the rejected records to `rejected.jsonl`, then the ledger; nothing if the journal was replaced."""
-        if self._journal_file() not in (self._journal, None):
+        if identity_of(self.folder / "journal.jsonl") not in (self._journal, None):
             return
         if self._rejected:
             append(self.folder / "rejected.jsonl", self._rejected, self._system.disk)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgzoo.files import identity_of
 from pgzoo.process import collect_garbage_rarely, lower_priority
 from pgzoo.tracking.home import Home, redact
 from pgzoo.tracking.ledger import (
@@ -61,9 +62,9 @@ class Uploader:
     def run(self) -> None:
         """Upload until there has been nothing to upload for `EXIT_AFTER_IDLE` seconds."""
         needed = self._system.monotonic()
-        lock_file = self._lock_file()
+        lock_file = identity_of(self.home.uploader_lock)
         # stop if the home was removed: another uploader may run in its place
-        while lock_file and self._lock_file() == lock_file:
+        while lock_file and identity_of(self.home.uploader_lock) == lock_file:
             begin = self._system.monotonic()
             if self._retry_time() != self._retried and self._has_failed:
                 log.info("asked to retry: a new uploader does, with the credentials of the command that asked")
@@ -240,14 +241,6 @@ class Uploader:
         if group not in self._group_sizes:
             self._group_sizes[group] = count_runs(self.home, group)
         return self._group_sizes[group] > self._max_plotted
-
-    def _lock_file(self) -> tuple[int, int] | None:
-        """Return the device and inode of the home's lock file, None if there is none."""
-        try:
-            found = self.home.uploader_lock.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_dev
 
     def _retry_time(self) -> int:
         """Return when `pgzoo sync` last asked to retry everything, 0 if it never did."""

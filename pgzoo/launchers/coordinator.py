@@ -102,7 +102,7 @@ class Coordinator:
         )
         home = tracking.Home.find({"PGZOO_HOME": folder})
         spec = json.loads(shard.spec)
-        spec["home"] = [str(path) for path in (home.root, home.database, home.artifacts)]
+        spec["home"] = home.paths
         spec["config"] |= {"tracking_uri": "none", "video": False, "checkpoint_every": 0}
         return Shard(shard.seeds, json.dumps(spec), index), home
 
@@ -111,7 +111,7 @@ class Coordinator:
         seeds = tuple(dict.fromkeys(self.plan.seeds[row] for row in rows))
         config = self.plan.config.nested() | {"seeds": seeds}
         spec = {**self._spec, "group": self.plan.group, "config": config, "rows": list(rows), "resume": None}
-        spec["home"] = [str(path) for path in (self.home.root, self.home.database, self.home.artifacts)]
+        spec["home"] = self.home.paths
         if resume_point:
             self.home.root.mkdir(parents=True, exist_ok=True)
             folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="parts-", dir=self.home.root)))
@@ -182,7 +182,7 @@ class Coordinator:
                 elif message.kind == "exited":
                     self._worker_exited(message)
                 elif message.kind == "stderr":
-                    self._show_once(message, lambda text: print(text, file=sys.stderr, flush=True))
+                    self._show_once(message, print_on_stderr)
                 elif (content := parse(message.text)) and (event := self._receive(message, content)) is not None:
                     yield event
             self._verify()
@@ -229,7 +229,7 @@ class Coordinator:
         if message.kind == "exited":
             self._problems.setdefault(message.shard, message.text)
         elif message.kind == "stderr":
-            self._show_once(message, lambda text: print(text, file=sys.stderr, flush=True))
+            self._show_once(message, print_on_stderr)
         elif content := parse(message.text):
             if content["type"] == "refused":
                 self._problems[message.shard] = content["text"]
@@ -303,6 +303,11 @@ class Coordinator:
             initial = engine.snapshot(environments=False)
             states = [state or select(initial, [row]) for row, state in enumerate(states)]
         return checkpoint.assemble([state for state in states if state is not None])
+
+
+def print_on_stderr(text: str) -> None:
+    """Print a line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def parse(line: str) -> dict[str, Any] | None:

@@ -393,7 +393,7 @@ class _Search:
             "imports": self.catalog.imports,
             "blocked": self.catalog.blocked,
             "command": self.command,
-            "home": [str(path) for path in (self.home.root, self.home.database, self.home.artifacts)],
+            "home": self.home.paths,
         }
 
     @contextmanager

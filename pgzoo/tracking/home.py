@@ -57,6 +57,11 @@ class Home:
         return cls(base / ".pgzoo", base / "mlflow.db", base / "mlartifacts")
 
     @property
+    def paths(self) -> list[str]:
+        """The three paths, of which another process makes the same home: `Home(*map(Path, paths))`."""
+        return [str(path) for path in (self.root, self.database, self.artifacts)]
+
+    @property
     def runs(self) -> Path:
         """The folder that holds one folder per run."""
         return self.root / "runs"

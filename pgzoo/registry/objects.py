@@ -264,4 +264,4 @@ def _config(thing: Any) -> Any:
 
 
 def _shown(thing: Any) -> str:
-    return f"{name_object(thing)}" if callable(thing) else f"an object of {type(thing).__name__}"
+    return name_object(thing) if callable(thing) else f"an object of {type(thing).__name__}"

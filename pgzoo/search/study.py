@@ -19,10 +19,7 @@ from pgzoo.config import RunConfig
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.search.options import Pruner, SearchOptions
 from pgzoo.search.result import TrialRow
-from pgzoo.search.space import (
-    Space,
-    choice_label,
-)
+from pgzoo.search.space import Space, choice_label
 from pgzoo.search.storage import HEARTBEAT, has_heartbeats, open_storage, storage_errors
 from pgzoo.search.trial import RUNGS, Outcome, score
 from pgzoo.tracking.locks import is_locked, lock

@@ -11,8 +11,8 @@ import pytest
 
 from pgzoo.config import RunConfig
 from pgzoo.registry import PluginCatalog
+from pgzoo.search.loop import best_rows
 from pgzoo.search.result import Finalist, TrialRow
-from pgzoo.search.runner import best_rows
 from pgzoo.search.space import configure as configure_trial
 from pgzoo.search.trial import Candidate, Outcome, Rungs, batches, score
 from pgzoo.training.events import EpisodesFinished

@@ -154,7 +154,7 @@ def log_importance_ratio(dist: Distribution, batch: Batch) -> Tensor:
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: Tensor) -> Tensor:
     """Return PPO's clipped objective for each row: it doesn't increase further outside the clip range.
 
-    min(r A, clip(r, 1-ε, 1+ε) A)
+        min(r A, clip(r, 1-ε, 1+ε) A)
 
     Shapes: all `[S, T, B]`; `clip_range` broadcasts. Source: Schulman et al. (2017), Proximal policy optimization
     algorithms, eq. 7.
@@ -170,7 +170,7 @@ def clip_fraction(ratio: Tensor, clip_range: Tensor, weights: Tensor) -> Tensor:
 def kl_estimate(log_ratio: Tensor, weights: Tensor) -> Tensor:
     """Estimate KL(old || new) from samples of the old policy, `[S, T, B] -> [S]`; `log_ratio` = log new - log old.
 
-    k₃ = E[(r - 1) - log r],  r = new / old
+        k₃ = E[(r - 1) - log r],  r = new / old
 
     The estimate is unbiased, never negative, and has a lower variance than the mean of -log r. Source: Schulman (2020),
     Approximating KL divergence.
@@ -204,7 +204,8 @@ def clipped_value_loss(
     """Return PPO's clipped value loss, `[S, T, B] -> [S]`.
 
     Moving a value more than `clip_range` from the old one doesn't lower the loss.
-    L = ½ E[max((V - G)², (V_old + clip(V - V_old, -ε, ε) - G)²)]
+
+        L = ½ E[max((V - G)², (V_old + clip(V - V_old, -ε, ε) - G)²)]
     """
     clipped = old_values + torch.clamp(values - old_values, -clip_range, clip_range)
     return 0.5 * weighted_mean(torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), weights)
@@ -227,7 +228,7 @@ def actor_loss(
 ) -> Loss:
     """Return the loss of a policy without a critic term, with its metrics.
 
-    L = L_π - c_H E[H(π)]
+        L = L_π - c_H E[H(π)]
 
     Shapes: `policy_loss` and `entropy_coef` are `[S]`; without the latter there is no entropy bonus.
     """

@@ -90,6 +90,7 @@ def command(
                     seed=seed,
                     max_steps=max_steps,
                     monitor=monitor,
+                    command=command_line(),
                 )
             if played.warning:
                 echo(f"Warning: {played.warning} (--max-steps). Their returns count up to there.", err=True)

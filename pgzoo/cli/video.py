@@ -78,6 +78,7 @@ def command(
         from pgzoo.play import video
         from pgzoo.play.evaluation import environment_for, find_policies
         from pgzoo.tracking import Home
+        from pgzoo.tracking.missing_code import explain_missing_code
         from pgzoo.training.seeding import generator
 
     video.require_extra("pgzoo video")
@@ -92,11 +93,13 @@ def command(
         path = out or Path(re.sub(r"[^\w.-]+", "-", one.name) + ".mp4")
         if out is not None and len(found) > 1:
             path = out.with_stem(f"{out.stem}-{one.file_name}")
-        frames = Frames(episodes)
+        frames, runs = Frames(episodes), [one.run] if one.run and env is None else []
+        with explain_missing_code(runs, catalog, command_line()):
+            request = environment_for(one.policy, env)
         with stdout_to_stderr(), Waiting(partial(_progress, path, frames), progress):
             returns = video.record(
                 one.policy,
-                environment_for(one.policy, env),
+                request,
                 path,
                 rng=generator(one.seed, "video"),
                 episodes=episodes,

@@ -119,7 +119,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
             asked for by name.
         UnfitError: the named backend can't run it.
     """
-    backend = make_backend(catalog.get("env_backend", "sync" if name == "auto" else name), catalog)
+    backend = _named(name, catalog)
     if not getattr(backend, "foreign", False):
         try:
             ids.check(request.id, request.kwargs)
@@ -136,6 +136,15 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
     if reason := unfit(backend, request):
         raise UnfitError(f'Backend "{name}" can\'t run {request.id}: {reason}. Use --backend auto.')
     return name, backend
+
+
+def is_foreign(name: str, catalog: BackendCatalog) -> bool:
+    """Return whether the backend of this name, or `auto`, makes its environments without gymnasium."""
+    return bool(getattr(_named(name, catalog), "foreign", False))
+
+
+def _named(name: str, catalog: BackendCatalog) -> EnvBackend:
+    return make_backend(catalog.get("env_backend", "sync" if name == "auto" else name), catalog)
 
 
 def unfit(backend: EnvBackend, request: EnvRequest) -> str:

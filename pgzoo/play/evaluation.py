@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from pgzoo.config import EVAL_MAX_STEPS, read_yaml
 from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
-from pgzoo.errors import ConfigError, UnfitError, UsageError
+from pgzoo.errors import ConfigError, UnfitError, UnknownName
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.registry.objects import register_env
 from pgzoo.tracking.missing_code import explain_missing_code
@@ -40,8 +39,6 @@ __all__ = [
     "find_policies",
     "policy_of_run",
 ]
-
-_log = logging.getLogger("pgzoo")
 
 
 @dataclass(frozen=True)
@@ -147,23 +144,7 @@ def find_policies(
     for one in playable:
         if one.policy.env is not None:
             register_env(one.policy.env.id, catalog.imports)
-    for sentence in dict.fromkeys(sentence for one in playable for sentence in _imports_for_env(one, catalog)):
-        _log.warning("%s", sentence)
     return playable
-
-
-def _imports_for_env(playable: PlayablePolicy, catalog: PluginCatalog) -> list[str]:
-    """Return a sentence if the environment isn't registered, and the run had `--import`s that weren't given now."""
-    import gymnasium as gym
-
-    from pgzoo.registry.changes import missing_imports
-    from pgzoo.tracking.ledger import start_of
-
-    env, run = playable.policy.env, playable.run
-    if env is None or env.id.rpartition(":")[2] in gym.registry or run is None or run.path is None:
-        return []
-    start = start_of(run.path)
-    return missing_imports(start["tags"], catalog) if start else []
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:
@@ -196,7 +177,8 @@ def environment_for(
 
     Raises:
         ConfigError: no environment is given or known.
-        UsageError: the policy's environment or a wrapper is in a module that isn't imported.
+        UnknownName: the policy's environment is in a module that isn't imported.
+        UsageError: a wrapper is.
         EnvError, UnfitError: it can't be made here, or has other observations or actions than the policy.
     """
     request = policy.env
@@ -207,7 +189,7 @@ def environment_for(
         raise ConfigError("The policy doesn't say in which environment it was trained. Name one: --env ID")
     module, colon, _ = request.id.partition(":")
     if colon and env is None and module not in sys.modules:
-        raise UsageError(
+        raise UnknownName(
             f'The policy\'s environment is in module "{module}", which is not imported. Add: --import {module}'
         )
     chosen = None
@@ -237,13 +219,14 @@ def evaluate_policy(
     seed: int | None = None,
     max_steps: int | None = None,
     monitor: Monitor | None = None,
+    command: str = "",
 ) -> PlayedEpisodes:
     """Play `episodes` episodes in parallel environments.
 
     Every environment plays the same number of episodes or one less. The environment, the backend, the seed of the
     sampled actions and `max_steps` are by default those of the run that trained the policy; then, with the number of
     episodes of the run's final evaluation, these are the same episodes. An episode that has not ended after `max_steps`
-    steps is cut there. `monitor` counts episodes and steps while they are played.
+    steps is cut there. `monitor` counts episodes and steps while they are played. `command` is what the user typed.
 
     Raises:
         ConfigError: `episodes`, `max_steps` or `seed` is out of range; or as `environment_for`.
@@ -254,10 +237,12 @@ def evaluate_policy(
         check_count("max_steps", max_steps)
     if seed is not None and seed < 0:
         raise ConfigError(f"seed: expected 0 or a larger whole number, not {seed}.")
-    run = playable.run if backend is None else None  # whose code may be missing
+    run = playable.run if env is None else None  # whose code may be missing
+    if backend not in (None, "auto"):
+        catalog.get("env_backend", backend)  # a misspelled name isn't missing code of the run
     backend = backend or (playable.backend if env is None else "auto")
     seed, max_steps = playable.seed if seed is None else seed, max_steps or playable.max_steps
-    with explain_missing_code([run] if run else [], catalog):
+    with explain_missing_code([run] if run else [], catalog, command):
         policy, request = playable.policy, environment_for(playable.policy, env, catalog, backend)
         _, chosen = choose_backend(backend, catalog, request)
     count = min(chosen.width, episodes)

@@ -114,9 +114,11 @@ def differences(found: Found, catalog: PluginCatalog, command: str = "") -> list
     Raises:
         StoreError: its `config.yaml` is not on this machine.
         UnknownName: a component of the run isn't loaded, or the module of its environment isn't imported.
+        EnvError: no imported module registers its environment.
     """
     with explain_missing_code([found], catalog, command):
-        check_environment(resolve([read_yaml(found.artifact("config.yaml"))], catalog).env, catalog)
+        config = resolve([read_yaml(found.artifact("config.yaml"))], catalog)
+        check_environment(config.env, catalog, config.backend)
     stages = _stages(found)
     tags, now = _tags(stages), versions()
     reasons = changes(tags, catalog) + callbacks.warning(tags)
@@ -203,7 +205,7 @@ def _run_again(
         if ref := layer.values.get("init_from"):
             over["init_from"] = str(find_sources(str(ref), [found.seed])[1][0])
         config = resolve([layer, Layer(over, ".".join)], catalog)
-        check_environment(config.env, catalog)
+        check_environment(config.env, catalog, config.backend)
         home = Home.find({"PGZOO_HOME": folder})
         uploader = lock(home.uploader_lock, timeout=1)  # while this is held, no uploader uploads these runs
         try:

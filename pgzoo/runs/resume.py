@@ -14,6 +14,8 @@ import numpy as np
 from pgzoo import tracking
 from pgzoo.config import Layer, Member, RunConfig, read_yaml
 from pgzoo.config.sweep import SWEEP, Setting, parse_setting
+from pgzoo.envs import ids
+from pgzoo.envs.choice import is_foreign
 from pgzoo.errors import CheckpointError, StoreError, UnknownName, UsageError
 from pgzoo.launchers.protocol import ResumePoint
 from pgzoo.registry.changes import changes
@@ -191,9 +193,10 @@ def _config(
     Raises:
         CheckpointError: `config.yaml` differs from the settings in the checkpoints.
         UnknownName: a component of the run isn't loaded, or the module of its environment isn't imported.
+        EnvError: no imported module registers its environment.
     """
     saved, settings = _saved_settings(found, checkpoints), _sweep_settings(found)
-    check_environment(str(saved.get("env")), catalog)
+    check_environment(str(saved.get("env")), catalog, str(saved.get("backend", "auto")))
     seeds = list(dict.fromkeys(one.seed for one in found))
     over: dict[str, Any] = {"seeds": seeds, "experiment": found[0].experiment, **replaced}
     if any(settings):
@@ -220,14 +223,21 @@ def _config(
     return resolve([Layer(saved, ".".join), Layer(over, lambda path: f"--{path[0].replace('_', '-')}")], catalog)
 
 
-def check_environment(env_id: str, catalog: PluginCatalog) -> None:
-    """Raise UnknownName if the environment of a run is in a module that the user didn't have imported."""
+def check_environment(env_id: str, catalog: PluginCatalog, backend: str) -> None:
+    """Check that the environment of a run is registered, without making it.
+
+    Raises:
+        UnknownName: the backend isn't loaded, or the environment is in a module that the user didn't have imported.
+        EnvError: no imported module registers it.
+    """
     module, colon, _ = env_id.partition(":")
     if colon and module not in sys.modules:
         raise UnknownName(
             f'The environment of the run is in module "{module}", which is not imported. Add: --import {module}'
         )
     register_env(env_id, catalog.imports)
+    if not is_foreign(backend, catalog):
+        ids.find(env_id)
 
 
 def _sweep_settings(found: Sequence[Found]) -> list[Setting]:

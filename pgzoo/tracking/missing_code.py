@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from pgzoo.errors import StoreError, UnknownName, UsageError
+from pgzoo.errors import EnvError, StoreError, UnknownName, UsageError
 from pgzoo.registry.changes import imports_of, missing_plugins, ungiven_imports
 from pgzoo.tracking.ledger import start_of
 
@@ -39,7 +39,7 @@ def check_files(imports: Sequence[str], runs: Sequence[Found], command: str) -> 
 
 @contextmanager
 def explain_missing_code(runs: Sequence[Found], catalog: PluginCatalog, command: str = "") -> Iterator[None]:
-    """Raise an UnknownName of the block again, with what is missing and what to do next.
+    """Raise an UnknownName of the block, or the EnvError of an unknown environment, again with what to do next.
 
     If the runs were started with `--import`s that weren't given now, the message names these and nothing else.
     Otherwise the message of the error is followed by a line for each plugin of the runs that isn't loaded.
@@ -47,13 +47,23 @@ def explain_missing_code(runs: Sequence[Found], catalog: PluginCatalog, command:
     """
     try:
         yield
-    except UnknownName as error:
-        tags = [start["tags"] for run in runs if run.path and (start := start_of(run.path))]
+    except (UnknownName, EnvError) as error:
+        starts = [start for run in runs if run.path and (start := start_of(run.path))]
+        tags = [start["tags"] for start in starts]
         missing = list(dict.fromkeys(name for one in tags for name in ungiven_imports(one, catalog)))
-        if missing:
+        other = isinstance(error, EnvError) and all(_is_registered(str(start.get("env"))) for start in starts)
+        if missing and not other:
             raise UnknownName(_ask_for(missing, runs, command)) from None
+        if isinstance(error, EnvError):
+            raise
         sentences = [sentence for one in tags for sentence in missing_plugins(one, catalog)]
         raise UnknownName("\n".join(dict.fromkeys([str(error), *sentences]))) from None
+
+
+def _is_registered(env_id: str) -> bool:
+    import gymnasium as gym
+
+    return env_id.rpartition(":")[2] in gym.registry
 
 
 def _ask_for(missing: Sequence[str], runs: Sequence[Found], command: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from click.testing import CliRunner, Result
 
@@ -85,6 +86,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "idea.py").write_text(IDEA)
     yield tmp_path
     sys.modules.pop("idea", None)
+    sys.modules.pop("my_envs", None)
+    gym.registry.pop("MyPole-v0", None)
 
 
 def test_a_class_in_a_file_claims_to_train_policies_with_memory_as_a_registered_one_does() -> None:
@@ -131,6 +134,35 @@ def test_components_from_a_file_are_trained_and_the_run_keeps_a_copy_of_it(here:
     check_files(["./other.py", "module", copy], [found], "")  # none is a missing file of which the run has a copy
     assert resume([found], discover(imports=[copy]), total_steps=300).runs[0].env_steps >= 300
     assert Path(copy).read_text() == IDEA
+
+
+def test_commands_on_a_run_name_the_file_that_registers_its_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "my_envs.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n\n"
+        "gym.register('MyPole-v0', CartPoleEnv, max_episode_steps=20)\n"
+    )
+    done = run("reinforce", "--import", "my_envs.py", "--env", "MyPole-v0", *SHORT[2:], "--json")
+    assert done.exit_code == 0, done.stderr
+    group = json.loads(done.stdout.splitlines()[-1])["group"]
+    del gym.registry["MyPole-v0"], sys.modules["my_envs"]
+    rule = "but pgzoo imports the code of a run only if you name it"
+    for typed in (f"resume {group} --total-steps 200", f"repro {group}", f"evaluate {group}", f"video {group}"):
+        monkeypatch.setattr(sys, "argv", ["pgzoo", *typed.split()])
+        failed = CliRunner().invoke(main.program, typed.split(), prog_name="pgzoo")
+        again = f"pgzoo {typed} --import my_envs.py"
+        assert (failed.exit_code, failed.stderr.splitlines()[-1:]) == (
+            2,
+            [f"Error: reinforce s0 needs my_envs.py, {rule}. Next: {again}"],
+        ), failed.output
+        assert "was started with" not in failed.output
+    with pytest.raises(UnknownName, match=r"Next: imports=\['my_envs\.py'\]$"):
+        pgzoo.evaluate(group, episodes=2)
+    for other in (["--env", "MyPool-v0"], ["--backend", "sycn"]):  # mistakes in what was typed now
+        failed = CliRunner().invoke(main.program, ["evaluate", group, *other], prog_name="pgzoo")
+        assert failed.exit_code == 2 and f'"{other[1]}"' in failed.stderr and "my_envs.py" not in failed.stderr
+    assert pgzoo.evaluate(group, episodes=2, imports=["my_envs.py"]).length_mean[0] <= 20
 
 
 def test_a_run_that_fails_in_its_first_update_ends_with_the_error_and_a_hint(here: Path) -> None:

@@ -136,9 +136,9 @@ INTRODUCTION = """Five seeds per row, trained together by `pgzoo run ALGORITHM -
 the preset's if there is one (`pgzoo presets ALGORITHM ENV`), and the defaults otherwise; where a preset trains longer
 than the row needs, the row's command has `--total-steps`. Each seed counts with its mean return of 100 evaluation
 episodes, or of 20 (`--eval-episodes 20`) where they have 1000 steps or more. IQM is the
-interquartile mean over seeds, with a 95 % interval (Student's t).
+interquartile mean over seeds, with a 95% interval (Student's t).
 
-A row passes if the median over seeds, with greedy actions, is at least *required*: the published mean minus 10 % of its
+A row passes if the median over seeds, with greedy actions, is at least *required*: the published mean minus 10% of its
 distance from the return of random actions, or minus the published standard deviation if that is more. The sources
 measure differently, and environments have newer versions today, so this is no proof of equality:
 

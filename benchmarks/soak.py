@@ -8,8 +8,8 @@ python benchmarks/soak.py --seeds 4 --steps 2000000 --hours 0 --num-envs 16    s
 
 Two parts: `pgzoo run` with many seeds, of which each takes `--steps` steps, observed from outside every half second;
 and a journal and the uploader in a simulated world without faults, for `--hours` simulated hours with an update every
-4 s; with 0, the second part is left out. Memory is given as the lowest and the highest between 10 % and 50 % of the
-time, and between 50 % and 90 %. The slope is that of a line through the highest of each twentieth of the time.
+4 s; with 0, the second part is left out. Memory is given as the lowest and the highest between 10% and 50% of the
+time, and between 50% and 90%. The slope is that of a line through the highest of each twentieth of the time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pgzoo.tracking.journal import Journal, read_tail  # noqa: E402
 from pgzoo.tracking.report import read_history  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
-HEADING = "| date | command | what | memory, 10-50 % and 50-90 % of the time | slope | open files | journals |"
+HEADING = "| date | command | what | memory, 10-50% and 50-90% of the time | slope | open files | journals |"
 JOURNALS = "| date | steps | per update | per episode | `--log-every` | size | limit | resume reads | uploader reads |"
 LENGTHS = (
     (2_000_000, 40, 500, 1000),

@@ -35,7 +35,7 @@ pieces are kept in docs/tournament/pieces.jsonl, so the command can be stopped a
 """
 
 EXPLANATION = """
-- **IQM**: interquartile mean, the mean without the lowest and highest quarter of the seeds. Brackets are 95 % bootstrap
+- **IQM**: interquartile mean, the mean without the lowest and highest quarter of the seeds. Brackets are 95% bootstrap
   intervals over seeds.
 - **normalized**: IQM over all seeds in all environments that were run, on a scale where 0 is a random policy and 1 the
   return in the last column of the table of environments.
@@ -44,7 +44,7 @@ EXPLANATION = """
   the lowest and the highest one. Lower is more reliable.
 - **sensitivity**: what tuning for each environment gains over the best single setting, on scores normalized by
   percentiles over all trials (Adkins, Bowling & White 2024; [sweeps](sweeps.md)). **Must be tuned**: how many of the
-  two hyperparameters have to be tuned for each environment to reach 95 % of the tuned score. Both need two
+  two hyperparameters have to be tuned for each environment to reach 95% of the tuned score. Both need two
   environments.
 """
 
@@ -82,7 +82,7 @@ def row(
     if returns:
         normalized = [(of - scales[env][1]) / (scales[env][2] - scales[env][1]) for env, of in returns.items()]
         spreads = [interpercentile_range(of, *scales[env][1:]) for env, of in returns.items()]
-        cells += [text(normalized), f"{100 * np.mean(spreads):.0f} %"]
+        cells += [text(normalized), f"{100 * np.mean(spreads):.0f}%"]
     else:
         cells += ["", ""]
     if found is None or found.sensitivity is None:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("mean", "std", "random", "bar"),
     [
-        (500.0, 0.0, 20.0, 452.0),  # 10 % of the distance from random
+        (500.0, 0.0, 20.0, 452.0),  # 10% of the distance from random
         (-100.0, 50.0, -200.0, -150.0),  # the standard deviation is larger
         (-4.0, 0.5, -44.0, -8.0),
         (90.0, 1.0, 110.0, 88.0),  # worse than random

@@ -28,6 +28,11 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(pages(nav)) == sorted(PAGES)
 
 
+def test_percent_signs_follow_numbers_without_a_space() -> None:
+    spaced = {name: re.findall(r"\d(?:\s|&nbsp;)%(?! ?\w)", text) for name, text in PAGES.items()}
+    assert {name for name, found in spaced.items() if found} == set()
+
+
 def test_links_to_the_code_lead_to_files() -> None:
     links = {link for text in PAGES.values() for link in re.findall(rf"\({re.escape(SOURCE)}([^)#]+)", text)}
     assert links

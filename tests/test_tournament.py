@@ -108,7 +108,7 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     assert cells[7].startswith("104.5 [") and cells[6] == "not run"
     # Of ten returns from 100 to 109, those nearest to the percentiles are 100 and 109. Their difference is divided by
     # the range of returns, 478 on CartPole and 429 on Acrobot.
-    assert cells[3] == f"{100 * (9 / 478 + 9 / 429) / 2:.0f} %"
+    assert cells[3] == f"{100 * (9 / 478 + 9 / 429) / 2:.0f}%"
     assert (cells[4], cells[5]) == ("0.00", "0: none")  # the same setting is best in both
     assert "5 pieces: `ppo/FrozenLake-v1`" in text and "`rpo/Pendulum-v1`" in text.split("## Not run")[1]
 

@@ -48,13 +48,13 @@ def curves_and_scores(comparison: ComparisonData, block: Block | None = None) ->
         name = "" if block else one.env or f"{len(comparison.envs)} environments"
         if one.env is None and comparison.profile:
             performance_profile(left, comparison.profile, comparison.labels)
-            heading(left, name, "performance profile, 95 % band")
+            heading(left, name, "performance profile, 95% band")
         else:
             sample_efficiency(left, one.curves, comparison.labels, comparison.metric)
-            heading(left, name, "learning curves: IQM over seeds, 95 % band")
+            heading(left, name, "learning curves: IQM over seeds, 95% band")
         forest(right, one, comparison.labels)
         right.set_xlabel(metric_in_words(comparison.score) if one.env else "normalized final score")
-        heading(right, "", "final scores: IQM, 95 % interval, one dot per seed")
+        heading(right, "", "final scores: IQM, 95% interval, one dot per seed")
     return with_notebook_display(figure)
 
 

@@ -243,11 +243,11 @@ METHOD = f"""<section class="method"><h2>How to read this</h2>
 mean of the evaluation after training, with sampled actions and the last parameters. The <b>area</b> under the curve is
 the mean height of the curve over the steps that all sides reached. The <b>IQM</b> (interquartile mean) is the mean
 without the lowest and highest quarter of the seeds.</p>
-<p>All intervals are 95&nbsp;% intervals. Below {MIN_SEEDS} seeds there is none, from {MIN_SEEDS} to
+<p>All intervals are 95% intervals. Below {MIN_SEEDS} seeds there is none, from {MIN_SEEDS} to
 {BOOTSTRAP_SEEDS - 1} seeds it is Student's t, from {BOOTSTRAP_SEEDS} seeds on the stratified bootstrap.
-<b>P(a &gt; b)</b> is the probability that a seed of a scores higher than a seed of b; ties count half, and 50&nbsp;%
+<b>P(a &gt; b)</b> is the probability that a seed of a scores higher than a seed of b; ties count half, and 50%
 means no difference. A side is called higher if the interval of the difference of means excludes zero; if all seeds
-match, the differences are paired by seed. The number of additional seeds is a power calculation (80&nbsp;%) from the
+match, the differences are paired by seed. The number of additional seeds is a power calculation (80%) from the
 difference and the standard deviation observed so far. Intervals are not corrected for multiple comparisons: of twenty
 pairs without a difference, about one is expected to exclude zero by chance.</p></section>"""
 

@@ -9,7 +9,7 @@ The sensitivity is what tuning for each environment gains over the best single s
 
     Φ = 1/|E| Σₑ max_h Γ(e, h) - max_h 1/|E| Σₑ Γ(e, h)
 
-The effective dimensionality is the smallest number of hyperparameters that reach 95 % of the tuned score, the first
+The effective dimensionality is the smallest number of hyperparameters that reach 95% of the tuned score, the first
 term of Φ, if only they are tuned for each environment and all others keep their values in h*.
 
 Source: Adkins, Bowling & White (2024), A method for evaluating hyperparameter sensitivity in reinforcement learning.
@@ -105,12 +105,12 @@ class Sensitivity:
 
     @property
     def dimensionality(self) -> int | None:
-        """Number of hyperparameters to tune for each environment to get 95 % of the tuned score; None if unknown."""
+        """Number of hyperparameters to tune for each environment to get 95% of the tuned score; None if unknown."""
         return None if (enough := self.enough) is None else len(enough.axes)
 
     @property
     def enough(self) -> Tuned | None:
-        """The smallest subset of hyperparameters that reaches 95 % of the tuned score."""
+        """The smallest subset of hyperparameters that reaches 95% of the tuned score."""
         if self.tuned is None or self.tuned <= 0:
             return None
         target = NEAR_PEAK * self.tuned

@@ -49,7 +49,7 @@ def sensitivity_figure(grids: Sequence[Grid], results: Sequence[Sensitivity], sc
         plane(left, results)
         heading(left, plural(len(envs), "environment"), "lower right is better: high score, little to gain from tuning")
         by_number_tuned(right, results)
-        heading(right, "", f"dashed: {100 * NEAR_PEAK:g} % of the tuned score; ring: effective dimensionality")
+        heading(right, "", f"dashed: {100 * NEAR_PEAK:g}% of the tuned score; ring: effective dimensionality")
     return with_notebook_display(figure)
 
 

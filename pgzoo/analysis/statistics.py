@@ -56,7 +56,7 @@ CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its 95 % interval. Without an interval, `low` and `high` are None and `reason` says why."""
+    """A statistic with its 95% interval. Without an interval, `low` and `high` are None and `reason` says why."""
 
     value: float
     low: float | None = None
@@ -125,7 +125,7 @@ def pooled_mean(scores: Scores) -> Floats:
 
 
 def estimate(scores: Scores, statistic: Statistic = iqm) -> Estimate:
-    """Return a statistic of the scores, `[n]` per environment, with its 95 % interval.
+    """Return a statistic of the scores, `[n]` per environment, with its 95% interval.
 
     With fewer than 3 seeds there is no interval. With 3 to 9 it is `value ± t · SE` (Student t), where SE is
     `s / sqrt(n)` for the mean, and the bootstrap standard error times `sqrt(n / (n - 1))` for other statistics. With

@@ -57,7 +57,7 @@ def markdown(comparison: ComparisonData) -> str:
         lines += [markdown_text(differing), ""]
     if comparison.warnings:
         lines += ["Warnings:", "", *(f"- {markdown_text(warning)}" for warning in comparison.warnings), ""]
-    return "\n".join([*lines, "Brackets are 95 % intervals over seeds.", ""])
+    return "\n".join([*lines, "Brackets are 95% intervals over seeds.", ""])
 
 
 def latex(comparison: ComparisonData) -> str:

@@ -82,8 +82,8 @@ def signed(estimate: Estimate) -> str:
 
 
 def percent(value: float) -> str:
-    """Format a fraction as `83 %`."""
-    return f"{100 * value:.0f} %"
+    """Format a fraction as `83%`."""
+    return f"{100 * value:.0f}%"
 
 
 def percent_interval(estimate: Estimate) -> str:

@@ -62,7 +62,7 @@ def command(
 
     Each SELECTOR selects one group of runs to compare: an algorithm, a group, a name, a run key, an MLflow run id, an
     experiment, tag:KEY=VALUE or param:KEY=VALUE. If the only SELECTOR is the group of a sweep, its settings are
-    compared with each other. Prints final scores and areas under the learning curve with 95 % intervals and, for
+    compared with each other. Prints final scores and areas under the learning curve with 95% intervals and, for
     each pair of groups, the probability that one scores higher, the difference of means, and how many more seeds
     are needed to detect that difference.
 
@@ -116,7 +116,7 @@ def show(comparison: ComparisonData) -> None:
         show_block(out, comparison, block)
     if differing := differing_settings(comparison.differences):
         out.print(f"\n{visible(differing)}", markup=False)
-    out.print("\n[dim]Brackets are 95 % intervals over seeds. IQM: interquartile mean.[/]\n")
+    out.print("\n[dim]Brackets are 95% intervals over seeds. IQM: interquartile mean.[/]\n")
 
 
 def show_block(out: Console, comparison: ComparisonData, block: Block) -> None:

@@ -17,7 +17,7 @@ __all__ = ["show"]
 EXPLANATION = """\
 Scores are means over seeds, normalized in each environment: 0 is the 5th percentile over all settings, 1 the 95th.
 tuned: best setting of each environment. shared: best single setting. sensitivity: tuned minus shared.
-must be tuned: hyperparameters to tune for each environment to reach 95 % of the tuned score; the others are shared."""
+must be tuned: hyperparameters to tune for each environment to reach 95% of the tuned score; the others are shared."""
 
 
 def show(analysis: SweepAnalysis) -> None:
@@ -30,7 +30,7 @@ def show(analysis: SweepAnalysis) -> None:
     out.print(
         Text("\nScores of the settings", style="bold").append(f"  {metric_in_words(analysis.score)}", style="dim")
     )
-    columns = ("", "environment", "settings", "worst", "5 %", "median", "95 %", "best", "best setting")
+    columns = ("", "environment", "settings", "worst", "5%", "median", "95%", "best", "best setting")
     rows = []
     for found in analysis.algorithms:
         for env in found.environments:

@@ -275,7 +275,7 @@ def _print_result(result: SweepResult) -> None:
     out.print(f"\n[bold]{visible(result.algorithm)} on {visible(result.env)}[/]: {counts}\n")
     what = {"final": "return of the final policy", "auc": "mean height of the learning curve"}[result.objective]
     if result.finalists:
-        columns = ("trial", "in the search", "fresh seeds", "95 % interval", "shrinkage", "settings")
+        columns = ("trial", "in the search", "fresh seeds", "95% interval", "shrinkage", "settings")
         rows = []
         for finalist in result.finalists:
             fresh = finalist.fresh

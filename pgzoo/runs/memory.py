@@ -142,7 +142,7 @@ def return_freed_images(spec: Spec) -> None:
     """If observations are images, make glibc return large blocks of memory to the system as soon as they are freed.
 
     By default it keeps them, puts smaller blocks in them, and takes new memory for the next large one: training from
-    images then needs up to 40 MiB more. Returning costs 10 to 20 % of the time of an update. It affects the whole
+    images then needs up to 40 MiB more. Returning costs 10 to 20% of the time of an update. It affects the whole
     process. Nothing happens with another C library, or if the environment variables of glibc's allocator are set.
     """
     configured = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)

@@ -56,7 +56,7 @@ class Finalist:
 
     @property
     def fresh(self) -> Estimate:
-        """The interquartile mean over the fresh seeds, with its 95 % interval."""
+        """The interquartile mean over the fresh seeds, with its 95% interval."""
         return estimate([np.asarray(self.scores, np.float64)])
 
     @property

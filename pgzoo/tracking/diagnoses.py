@@ -83,7 +83,7 @@ def _entropy(history: History) -> Diagnosis | None:
         return None
     return Diagnosis(
         "entropy",
-        f"The policy stopped exploring at step {collapsed:,}: its entropy fell below 1 % of its first value.",
+        f"The policy stopped exploring at step {collapsed:,}: its entropy fell below 1% of its first value.",
         "Try a smaller --learning-rate or a larger --entropy-coef.",
     )
 

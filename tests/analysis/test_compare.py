@@ -18,7 +18,7 @@ import pgzoo
 from pgzoo.analysis.selection import from_store
 from pgzoo.analysis.statistics import estimate
 from pgzoo.analysis.sweeps import sensitivity
-from pgzoo.analysis.wording import interval
+from pgzoo.analysis.wording import interval, percent
 from pgzoo.cli.main import program
 from pgzoo.errors import StoreError, UnknownName, UsageError
 from pgzoo.tracking import Home, Session
@@ -77,6 +77,10 @@ def train(home: Home) -> Train:
 
 def keys(*selectors: str, **options: Any) -> list[list[str]]:
     return [[run.run_key for run in side.runs] for side in pgzoo.compare(*selectors, **options).sides]
+
+
+def test_a_percentage_has_no_space_before_the_sign() -> None:
+    assert (percent(0.0), percent(0.827), percent(1.0)) == ("0%", "83%", "100%")
 
 
 def test_runs_are_selected_by_key_group_name_tag_experiment_and_algorithm(

@@ -44,7 +44,7 @@ def test_the_effective_dimensionality_matches_values_worked_out_by_hand() -> Non
     """The best shared setting is (lam, rate) = (1, 1), which scores 2 in both environments (scores of `b` in tens).
 
     Tuning only `lam` chooses between (0, 1) and (1, 1): 2 in `a`, 3 in `b`. Tuning only `rate` chooses between (1, 1)
-    and (1, 2): 3 in `a`, 2 in `b`. Each gives the mean of 1.85 and 2.85, 82 % of the tuned score, so both are needed.
+    and (1, 2): 3 in `a`, 2 in `b`. Each gives the mean of 1.85 and 2.85, 82% of the tuned score, so both are needed.
     """
     (found,) = analyze([grid(a=[0, 1, 2, 3], b=[30, 10, 20, 0])])
     assert [len(subset.axes) for subset in found.subsets] == [0, 1, 2]

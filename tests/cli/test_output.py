@@ -125,14 +125,14 @@ def test_a_table_never_cuts_a_number(columns: int, monkeypatch: pytest.MonkeyPat
 def test_a_comparison_shows_whole_numbers_and_verdicts(columns: int) -> None:
     names = [f"ppo learning_rate={rate} estimator.lam=0.95 gamma=0.999 clip=0.2" for rate in (0.0001, 0.001)]
     rows = [
-        [" > ".join(names), "25 % [0, 71]", "0.5 of 20", "−208.5 [−400.1, −17.0]", "undecided: needs 3 seeds per side"]
+        [" > ".join(names), "25% [0, 71]", "0.5 of 20", "−208.5 [−400.1, −17.0]", "undecided: needs 3 seeds per side"]
     ]
     headings = ("", "P(first higher)", "higher with same seed", "difference of means", "")
     table = tables.plain_table(headings, [list(map(Text, row)) for row in rows], columns, numbers=(1, 2, 3))
     out = Console(file=io.StringIO(), width=columns)
     out.print(table, crop=False)
     text = out.file.getvalue()  # type: ignore[attr-defined]
-    assert re.search(r"25 % \[0, 71\] +0\.5 of 20 +−208\.5 \[−400\.1, −17\.0\] +undecided:", text) and "…" not in text
+    assert re.search(r"25% \[0, 71\] +0\.5 of 20 +−208\.5 \[−400\.1, −17\.0\] +undecided:", text) and "…" not in text
     assert columns < 80 or max(map(len, text.splitlines())) <= columns
     words = set(text.split())
     assert {"needs", "seeds", "side"} <= words

@@ -240,7 +240,7 @@ def test_draws_follow_the_density_which_integrates_to_one(dist: TanhGaussian | B
     actions = np.sort(dist.draw(noise_for(dist, count))[:, 0].astype(np.float64))
     expected = np.interp(np.tanh(actions) if squashed else actions, grid.numpy(), cumulative)
     distance = np.abs(expected - np.arange(1, count + 1) / count).max()
-    assert distance < 1.95 / count**0.5 + 1e-3  # Kolmogorov-Smirnov at 0.1 %, plus the error of the grid
+    assert distance < 1.95 / count**0.5 + 1e-3  # Kolmogorov-Smirnov at 0.1%, plus the error of the grid
 
 
 def test_a_beta_log_probability_and_its_gradient_are_finite_at_0_and_1() -> None:

@@ -91,7 +91,7 @@ def test_noise_follows_the_named_distribution(kind: Any) -> None:
         "logistic": lambda x: 1 / (1 + np.exp(-x)),
     }[kind](noise)
     distance = np.abs(cumulative - np.arange(1, 100_001) / 100_000).max()
-    assert distance < 1.95 / 100_000**0.5  # Kolmogorov-Smirnov at 0.1 %
+    assert distance < 1.95 / 100_000**0.5  # Kolmogorov-Smirnov at 0.1%
 
 
 @pytest.mark.parametrize("kind", ["uniform", "logistic"])

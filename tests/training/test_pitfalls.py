@@ -82,7 +82,7 @@ def test_a_kl_penalty_pulls_the_standard_deviation_toward_the_old_one(plan: Call
 
 
 def test_sampled_actions_have_the_standard_deviation_of_the_policy(plan: Callable[..., Any]) -> None:
-    """With about 4,000 actions, twice the standard deviation or its square would be far outside the 5 % tolerance."""
+    """With about 4,000 actions, twice the standard deviation or its square would be far outside the 5% tolerance."""
     ctx = Engine(plan("ppo", rollout_steps=1000, policy={"log_std": -1.0}, **GAUSSIAN))
     state, seen = ctx.collect(ctx.state)
     mean: Any = ctx.evaluate_policy(state, seen).dist

@@ -28,6 +28,12 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(pages(nav)) == sorted(PAGES)
 
 
+def test_code_that_writes_pages_is_not_published() -> None:
+    excluded = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["exclude_docs"]
+    code = list(DOCS.rglob("*.py"))
+    assert code and all(any(path.match(pattern) for pattern in excluded.split()) for path in code)
+
+
 def test_percent_signs_follow_numbers_without_a_space() -> None:
     spaced = {name: re.findall(r"\d(?:\s|&nbsp;)%(?! ?\w)", text) for name, text in PAGES.items()}
     assert {name for name, found in spaced.items() if found} == set()

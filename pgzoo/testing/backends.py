@@ -141,7 +141,10 @@ def rows_independent(target: CheckTarget) -> None:
 
 
 def next_step(target: CheckTarget) -> None:
-    """NEXT_STEP autoreset: an end returns the final observation; the step after it only resets (reward 0, no flags)."""
+    """NEXT_STEP autoreset: an end returns the final observation; the step after it only resets (reward 0, no flags).
+
+    Where initial states are random, the episodes of a row don't all start alike.
+    """
     with _open(target, 3) as envs:
         seen = _play(envs, 3)
     over = seen["terminated"] | seen["truncated"]
@@ -168,6 +171,14 @@ def next_step(target: CheckTarget) -> None:
         moved[after].all(),
         "returns the final observation again in the step after an end",
         "That step returns the first observation of the new episode.",
+    )
+    begins = np.concatenate([np.ones_like(over[:1]), after])
+    starts = [seen["obs"][begins[:, row], row] for row in range(3)]
+    random = not any(np.array_equal(starts[row][0], starts[row - 1][0]) for row in range(3))
+    target.expect(
+        not random or not all(len(one) > 2 and np.array_equal(one[1], one[2]) for one in starts),
+        "starts the second and third episode of every row in the same state",
+        "Seed the generator of a row in reset(seeds) only, so that later episodes start in other states.",
     )
 
 

@@ -133,6 +133,16 @@ class Paralyzed(SyncEnvs):
         return super().step(np.zeros_like(actions), live)
 
 
+class Repeating(SyncEnvs):
+    """Seeds every episode of a row with the seed of the row."""
+
+    def step(self, actions: Array, live: Any) -> StepResult:
+        for env, ended in zip(self._envs, self._ended, strict=True):
+            if ended:
+                env.reset(seed=env.unwrapped.np_random_seed)
+        return super().step(actions, live)
+
+
 class Tupled(Envs):
     """Returns a plain tuple."""
 
@@ -205,6 +215,7 @@ BACKENDS = [
     (Paralyzed, "steps", "returns the observation 0 in a step of pgzoo/Corridor-v0 where gymnasium's is 1"),
     (Crowded, "rows-independent", "returns different rewards for a row when there are more rows"),
     (Paying, "next-step", "does more than reset"),
+    (Repeating, "next-step", "starts the second and third episode of every row in the same state"),
     (Reshuffled, "select", "once they are selected"),
     (Stuck, "close", "OSError: nothing to close"),
 ]

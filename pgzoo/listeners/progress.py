@@ -25,6 +25,9 @@ __all__ = ["create"]
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
+PATIENCE = 60.0
+"""Seconds of training without a step after which the display says so: a loop that never acts would hang unnoticed."""
+
 TICK = 0.2
 """Seconds between two updates of a bar."""
 
@@ -55,6 +58,7 @@ class Watch:
         members = context.plan.members
         self.total = goal * len(members)
         self.unit = "episodes" if self.by_episodes else "steps"
+        self.algorithm = visible(c.algorithm)
         seeds = f"seed {c.seeds[0]}" if len(c.seeds) == 1 else f"{len(c.seeds)} seeds"
         if (settings := len({format_setting(member.overrides) for member in members})) > 1:
             seeds = f"{settings} settings, {seeds}"
@@ -70,6 +74,7 @@ class Watch:
         self._shown = 0
         self._begun: int | None = None if context.resumed else 0  # steps that another process did
         self._phase, self._since = "", time.perf_counter()
+        self._seen, self._stepped = 0, time.perf_counter()
         self.started = time.perf_counter()
 
     def add(self, event: EpisodesFinished) -> None:
@@ -102,6 +107,8 @@ class Watch:
         if phase != self._phase:
             self._phase, self._since = phase, time.perf_counter()
         seconds = time.perf_counter() - self._since
+        if self.steps != self._seen or phase in ("evaluate", "compile"):
+            self._seen, self._stepped = self.steps, time.perf_counter()
         if phase == "evaluate":
             text = f"evaluating: {evaluating.episodes:,} of {self.activity.episodes_due:,} episodes"
             return text if seconds < LINE_EVERY else f"{text}, {evaluating.steps:,} steps"
@@ -109,6 +116,9 @@ class Watch:
             return f"compiling the update ({seconds:.0f} s)"
         if not self.training.any():
             return "evaluating and saving"
+        if phase and (idle := time.perf_counter() - self._stepped) >= PATIENCE:
+            who = f': algorithm "{self.algorithm}" is computing' if phase == "update" else ""
+            return f"no step for {idle:.0f} s{who}"
         mean = "-"
         if self.recent:
             mean = f"{np.mean(list(self.recent)):.{decimals(max(map(abs, self.recent)))}f}"

@@ -9,9 +9,15 @@ import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from program import PATIENCE, Folder, read_until
+
+import pgzoo
+from pgzoo.listeners import progress
+from pgzoo.runs.context import RunContext
+from pgzoo.tracking import Session
 
 ENVS = str(Path(__file__).parent / "endless.py")
 A2C = ("run", "a2c", "--import", ENVS, "--num-envs", "1", "--eval-episodes", "2", "--preset", "none")
@@ -91,3 +97,27 @@ def test_evaluate_and_video_show_their_progress(folder: Folder) -> None:
     assert "2 of 2 evaluation episodes had not ended after 30 steps" in " ".join(seen.split())
     seen = in_terminal(folder, "video", run["group"], *short)
     assert re.search(r"Recording a2c-s0\.mp4: episode [12] of 2, \d+ frames \(\d+ s\)", seen), seen
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [("update", ': algorithm "reinforce" is computing'), ("collect", ""), ("compile", None), ("", None)],
+)
+def test_an_algorithm_that_takes_no_step_for_a_minute_is_named(
+    phase: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    plan = pgzoo.plan("reinforce", env="CartPole-v1", total_steps=100)
+    context = RunContext(plan, cast("Session", None), "", {}, "plain")
+    watch = progress.Watch(context)
+    context.activity.phase = phase
+    context.activity.collecting.steps = 30
+    assert "no step" not in watch.text
+    now = 59.0
+    assert "no step" not in watch.text
+    now = 75.0
+    assert ("no step" in watch.text) == (said is not None)
+    assert said is None or watch.text == f"no step for 75 s{said}"
+    context.activity.collecting.steps = 31
+    assert "no step" not in watch.text

@@ -1,4 +1,4 @@
-"""PQN: parallelised Q-network."""
+"""PQN: parallelized Q-network."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 
 from pgzoo import tracking
 from pgzoo.errors import StoreError, UsageError
+from pgzoo.quiet import without_warnings
 from pgzoo.search.storage import open_storage, storage_errors
 from pgzoo.tracking.locks import is_locked
 
@@ -62,8 +62,7 @@ def _running(name: str, home: tracking.Home, storage: str) -> list[int]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = home.root / "studies" / name
     try:
-        with storage_errors(storage, folder), warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with storage_errors(storage, folder), without_warnings():  # ending stale trials is experimental
             study = optuna.load_study(study_name=name, storage=open_storage(storage, folder))
             optuna.storages.fail_stale_trials(study)
             return [trial.number for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,))]

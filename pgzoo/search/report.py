@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pgzoo.files import write_file
+from pgzoo.quiet import without_warnings
 from pgzoo.search.result import SweepResult
 from pgzoo.search.space import choice_label
 
@@ -96,8 +96,7 @@ def _plots(folder: Path, study: Any) -> Iterator[Path]:
     for name, function in PLOTS.items():
         image = io.BytesIO()
         try:
-            with warnings.catch_warnings(), plt.rc_context({}):
-                warnings.simplefilter("ignore")  # Optuna marks these functions as experimental
+            with without_warnings(), plt.rc_context({}):  # Optuna marks these functions as experimental
                 axes = getattr(drawn, function)(study)
                 figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
                 figure.savefig(image, format="png", dpi=120, bbox_inches="tight")

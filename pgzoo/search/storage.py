@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from pgzoo import tracking
 from pgzoo.errors import StoreError
+from pgzoo.quiet import without_warnings
 from pgzoo.tracking.home import missing_driver, redact
 
 __all__ = ["GRACE", "HEARTBEAT", "has_heartbeats", "lost_storage", "open_storage", "storage_errors"]
@@ -30,8 +30,7 @@ def open_storage(url: str | None, folder: Path) -> Any:
     import optuna
 
     if url:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with without_warnings():  # heartbeats are experimental
             storage = optuna.storages.RDBStorage(
                 url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
             )

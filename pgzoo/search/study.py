@@ -7,7 +7,6 @@ import logging
 import secrets
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from typing import Any
 from pgzoo import tracking
 from pgzoo.config import RunConfig
 from pgzoo.errors import ConfigError, UnknownName
+from pgzoo.quiet import without_warnings
 from pgzoo.search.options import Pruner, SearchOptions
 from pgzoo.search.result import TrialRow
 from pgzoo.search.space import Space, choice_label
@@ -119,13 +119,10 @@ class Study:
         Its seed depends on the number of trials, so that a continued study draws other settings. If the process has
         `joined` the study, or others train trials of it, the seed also depends on the process.
         """
-        import optuna
-
         locks = (self.folder / "workers").glob("*.lock")
         several = joined or self.trials("RUNNING") or any(file.stem != worker and is_locked(file) for file in locks)
         seed = self.options.sampler_seed + len(self.trials()) + (int(worker[:7], 16) if several else 0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with without_warnings():  # some samplers are experimental
             self.optuna.sampler = _sampler(self.options, seed)
 
     def trials(self, *states: str) -> list[Any]:
@@ -139,9 +136,7 @@ class Study:
 
     def ask(self, worker: str) -> Any:
         """Return the next trial, None if other processes have started enough trials meanwhile."""
-        with warnings.catch_warnings():
-            # Optuna sends heartbeats itself only in Study.optimize; here the method `heartbeats` does
-            warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+        with without_warnings():  # Optuna sends heartbeats itself only in Study.optimize; here `heartbeats` does
             trial = self.optuna.ask()
         if has_heartbeats(self.storage):
             self.storage.record_heartbeat(trial._trial_id)
@@ -173,8 +168,7 @@ class Study:
 
         shared = has_heartbeats(self.storage)
         if shared:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            with without_warnings():  # this function is experimental
                 optuna.storages.fail_stale_trials(self.optuna)
         for trial in self.trials("RUNNING"):
             worker = trial.user_attrs.get("worker")

@@ -6,10 +6,12 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 import time
 import warnings
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,10 @@ from program import Folder, eventually
 
 from pgzoo.config import Layer
 from pgzoo.errors import StoreError
+from pgzoo.quiet import without_warnings
 from pgzoo.registry import discover
 from pgzoo.runs.resolve import compose
+from pgzoo.search import storage as storages
 from pgzoo.search.options import SearchOptions
 from pgzoo.search.space import checked_space, parse_search
 from pgzoo.search.storage import GRACE, open_storage, storage_errors
@@ -174,3 +178,25 @@ def test_a_killed_worker_on_another_machine_loses_only_its_running_trial(tmp_pat
     assert gone.returncode == 2 and "No study pg in postgresql" in said and "was deleted" in said
     assert PASSWORD not in err + said + out + done + code
     assert not any(PASSWORD.encode() in text for text in texts)
+
+
+def test_a_storage_that_is_opened_while_a_thread_hides_warnings_restores_the_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow_storage(*args: Any, **kwargs: Any) -> Any:
+        entered.set()
+        assert leave.wait(10)
+        return SimpleNamespace(engine=None)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", slow_storage)
+    monkeypatch.setattr(storages, "_reconnect_patiently", lambda engine: None)
+    before = list(warnings.filters)
+    thread = threading.Thread(target=open_storage, args=("sqlite://", tmp_path))
+    with without_warnings():  # as in a thread that compiles
+        thread.start()
+        assert entered.wait(10)
+    leave.set()
+    thread.join()
+    assert list(warnings.filters) == before

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["collect_garbage_rarely", "keep_freed_memory", "lower_priority"]
+__all__ = [
+    "collect_garbage_rarely",
+    "ignore_stop_signals",
+    "keep_freed_memory",
+    "lower_priority",
+]
 
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's mallopt
 KEPT_BYTES, LARGE_BYTES = 2**28, 2**25
@@ -54,3 +60,16 @@ def lower_priority() -> None:
                     break
                 except BlockingIOError:  # Linux takes one such request in a tenth of a second, from all processes
                     time.sleep(0.1)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore SIGINT, SIGHUP and SIGTERM, and unblock them: the process that started this one ends it by a message.
+
+    A terminal sends the first two to all of its processes; `timeout` and Slurm send SIGTERM to all processes of a
+    command. Unlike SIG_IGN, a handler isn't inherited by the programs that an environment starts.
+    """
+    numbers = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGTERM") if hasattr(signal, name)}
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium as gym
@@ -47,8 +50,16 @@ class AsyncEnvs:
         self._broken = False
         self._info_keys = request.info
         one = functools.partial(make_checked, os.getpid(), spec, settings, wrappers, request.info)
-        with self._failures_named("its constructor"):
-            self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
+        others = set(multiprocessing.active_children())
+        try:
+            with self._failures_named("its constructor"):
+                self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
+        except BaseException:
+            _kill(set(multiprocessing.active_children()) - others)
+            raise
+        # At its end, Python would wait for them after a SIGTERM, which they ignore.
+        self._kill = functools.partial(_kill, self._envs.processes)
+        atexit.register(self._kill)
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
         self.action_mask: NDArray[np.bool_] | None = None
@@ -83,8 +94,10 @@ class AsyncEnvs:
             with suppress(EnvError), self._failures_named("close"):
                 self._envs.close()
         if self._broken:
-            self._envs._state = AsyncState.DEFAULT  # a worker has died: don't wait for its response
+            self._kill()
+            self._envs._state = AsyncState.DEFAULT  # don't wait for their responses
             self._envs.close(terminate=True)
+        atexit.unregister(self._kill)
 
     def _masks_of(self, info: dict[str, Any]) -> NDArray[np.bool_] | None:
         """Return the masks that came with this step, `[rows, K]`, all True in rows without one; None if none came."""
@@ -107,6 +120,9 @@ class AsyncEnvs:
         except Exception as error:
             self._broken = True
             raise environment_error(self._id, doing, error) from error
+        except BaseException:  # a second Ctrl-C: some responses have been read, others not
+            self._broken = True
+            raise
         finally:
             gym.logger.min_level = level
 
@@ -118,3 +134,8 @@ class AsyncEnvs:
                 process.join(5.0)  # a sentinel is ready shortly before the exit code is known
         codes = sorted({str(process.exitcode) for process in processes if process.exitcode is not None})
         return f" (exit code {', '.join(codes)})" if codes else ""
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()

@@ -21,6 +21,7 @@ from pgzoo.envs.checks import (
 from pgzoo.envs.single import action_mask, make
 from pgzoo.envs.wrappers import Wrap
 from pgzoo.errors import EnvError
+from pgzoo.process import ignore_stop_signals
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -71,6 +72,8 @@ def make_checked(
     main_process: int, spec: EnvSpec, settings: Mapping[str, Any], wrappers: Iterable[Wrap], info: tuple[str, ...] = ()
 ) -> gym.Env[Any, Any]:
     """Make the environment in a worker, or once in the main process, which asks for its spaces."""
+    if os.getpid() != main_process:
+        ignore_stop_signals()
     try:
         return _Checked(make(spec, settings, wrappers), info)
     except EnvError as error:

@@ -7,12 +7,12 @@ ends.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pgzoo.launchers.messages import read_message, write_message
+from pgzoo.process import ignore_stop_signals
 
 __all__ = ["RolloutServer", "main"]
 
@@ -130,10 +130,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what environments print goes to standard error
     requests = os.fdopen(os.dup(0), "rb")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one closes it
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})  # blocked by that process
+    ignore_stop_signals()
     try:
         setup = read_message(requests)
         from pgzoo.training.threads import limit_threads

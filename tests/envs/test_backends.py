@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import gymnasium as gym
@@ -151,6 +153,19 @@ def test_async_backend_returns_the_same_as_the_sync_backend(env: str) -> None:
     apart, here = playing("async", 40, what), playing("sync", 40, what)
     for name, values in here.items():
         assert np.array_equal(values, apart[name]), name
+
+
+def test_processes_of_the_async_backend_ignore_signals_that_their_parent_handles() -> None:
+    envs: Any = AsyncBackend().open(request(rows=1))
+    process = envs._envs.processes[0]
+    envs.reset(np.array([1]))
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        os.kill(process.pid, number)
+    for _ in range(2):
+        assert envs.step(np.array([1]), np.ones(1, np.bool_)).rewards.tolist() == [1.0]
+    envs._broken = True  # such as after a second Ctrl-C
+    envs.close()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_row_that_is_not_live_is_not_stepped() -> None:

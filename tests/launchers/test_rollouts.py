@@ -157,7 +157,10 @@ def test_results_are_the_same_with_any_number_of_workers(plan: MakePlan, case: s
 
 
 def test_real_workers_collect_identically_and_an_error_names_a_killed_one(plan: MakePlan, tmp_path: Any) -> None:
-    """Two workers collect. One is killed, and the error names it. After the engine is closed, both have exited."""
+    """Two workers collect, also after signals. One is killed, and the error names it.
+
+    After the engine is closed, both have exited.
+    """
     whole = plan("ppo", **SYNC, rollout_steps=16, rollout_workers=2)
     assert isinstance(whole.rollouts, RolloutBackend) and whole.rollouts.connect is start_process
     engine = Engine(whole)
@@ -172,6 +175,10 @@ def test_real_workers_collect_identically_and_an_error_names_a_killed_one(plan: 
         for one, other in zip(trajectory[:8], expected[:8], strict=True)  # the fields that are tensors
     )
     np.testing.assert_array_equal(state.env_steps, here.env_steps)
+    for connection in connections:
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the process that trains handles them
+            os.kill(connection._process.pid, number)
+    state, _ = engine.collect(state)
     pid = connections[1]._process.pid
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RunFailed, match=rf"rollout worker 1 \(process {pid}\) was killed by SIGKILL"):

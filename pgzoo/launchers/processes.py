@@ -37,7 +37,7 @@ def launch(request: LaunchRequest) -> Generator[WorkerMessage] | None:
             "--cpus-per-shard, --gpus-per-shard: only the launcher of a cluster, such as ray, reserves them. Use "
             "--workers and --threads"
         )
-    count = min(config.workers or cores() // config.threads, len(config.seeds))
+    count = min(config.workers or max(1, cores() // config.threads), len(config.seeds))
     return _run_workers(request, count) if count > 1 or config.verify else None
 
 

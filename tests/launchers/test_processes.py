@@ -19,7 +19,7 @@ from program import PATIENCE, Folder, eventually, read_until
 
 from pgzoo.config import Layer
 from pgzoo.errors import ConfigError, UnknownName
-from pgzoo.launchers.processes import _Worker, cores
+from pgzoo.launchers.processes import _Worker, cores, launch
 from pgzoo.registry import PluginCatalog, discover
 from pgzoo.runs.resolve import compose
 from pgzoo.runs.result import Result
@@ -27,7 +27,7 @@ from pgzoo.runs.resume import resume
 from pgzoo.runs.runner import run_config
 from pgzoo.tracking import Home, find, records
 from pgzoo.training import checkpoint
-from pgzoo.types import WorkerMessage
+from pgzoo.types import LaunchRequest, Shard, WorkerMessage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
 
@@ -162,6 +162,21 @@ def test_one_worker_or_one_seed_trains_in_this_process(trained: Train, monkeypat
     monkeypatch.setattr("pgzoo.runs.runner.tags", lambda *_: {})
     assert trained(workers=1, total_steps=200).status == "finished"
     assert trained(seeds=(4,), total_steps=200).status == "finished"
+
+
+def test_one_worker_is_verified_if_a_process_has_more_threads_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgzoo.launchers.processes.cores", lambda: 2)
+    config = compose(Layer(PPO | {"launcher": "processes", "threads": 4, "verify": 1.0}, ".".join), discover())
+    counts: list[int] = []
+
+    def split(count: int) -> tuple[Shard, ...]:
+        counts.append(count)
+        return ()
+
+    messages = launch(LaunchRequest(config, (), split, list, lambda _: Shard((), "")))
+    assert messages is not None and list(messages) == [] and counts == [1]
 
 
 def test_the_number_of_cores_is_between_one_and_the_cpu_count() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Iterable
@@ -17,6 +18,12 @@ from pgzoo.errors import EnvError, UsageError, raised_at
 __all__ = ["Wrap", "apply", "find_wrappers", "import_wrappers"]
 
 Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+
+NORMALIZING: dict[type, str] = {
+    gym.wrappers.NormalizeObservation: "--normalize-obs",
+    gym.wrappers.NormalizeReward: "--normalize-reward",
+}
+"""Wrappers that are refused, and the option to use in place of each."""
 
 
 def import_wrappers(names: Iterable[str]) -> None:
@@ -44,7 +51,7 @@ def find_wrappers(names: Iterable[str], frame_stack: int = 0) -> tuple[Wrap, ...
     """
     found: list[Wrap] = [_find(name) for name in names]
     if frame_stack:
-        found.append(functools.partial(gym.wrappers.FrameStackObservation, stack_size=frame_stack))
+        found.append(functools.partial(FrameStackObservation, stack_size=frame_stack))
     return tuple(found)
 
 
@@ -65,6 +72,20 @@ def apply(env: gym.Env[Any, Any], env_id: str, wrappers: Iterable[Wrap]) -> gym.
     return env
 
 
+class FrameStackObservation(gym.wrappers.FrameStackObservation):  # don't rename: saved states contain the name
+    """Gymnasium's wrapper, but it keeps copies: the environment may return the same array in every step."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(**kwargs)
+        self.obs_queue.extend([copy.deepcopy(self.obs_queue[-1])] * self.stack_size)
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        result = super().step(action)
+        self.obs_queue[-1] = copy.deepcopy(self.obs_queue[-1])
+        return result
+
+
 def _find(name: str) -> Wrap:
     module, _, path = name.partition(":")
     if module.partition(".")[0] == "gymnasium":
@@ -80,4 +101,9 @@ def _find(name: str) -> Wrap:
         raise UsageError(f'There is no wrapper "{name}": module "{module}" has no {path}.') from None
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
         raise UsageError(f'"{name}" is no wrapper: expected a subclass of gymnasium.Wrapper.')
+    if option := NORMALIZING.get(found):
+        raise UsageError(
+            f'The wrapper "{name}" keeps statistics of its own in each environment, which evaluations and saved '
+            f"policies don't get. Use {option}."
+        )
     return found

@@ -192,6 +192,22 @@ def test_resets_of_an_environment_with_a_known_state_are_not_tried() -> None:
     assert state.reset_is_complete(Broken(), (state.Attributes({state._path(Broken()): ()}),))
 
 
+def test_the_resets_of_a_known_environment_are_tried_if_a_wrapper_may_remember_something() -> None:
+    class Counting(gym.ObservationWrapper[Any, Any, Any]):
+        """Adds the number of all observations so far."""
+
+        seen = 0
+
+        def observation(self, observation: Any) -> Any:
+            self.seen += 1
+            return observation + np.float32(self.seen)
+
+    assert state.reset_is_complete(
+        gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1)), STATES
+    )
+    assert not state.reset_is_complete(Counting(gym.make("CartPole-v1")), STATES)
+
+
 def test_trying_the_resets_of_a_slow_environment_stops_early() -> None:
     steps = []
 

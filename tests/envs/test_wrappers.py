@@ -15,6 +15,10 @@ import pytest
 import yaml
 from program import Folder
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import odd_envs  # noqa: F401  registers the environments
+
 import pgzoo
 from pgzoo.envs.asynchronous import AsyncBackend
 from pgzoo.envs.choice import choose_backend, inspect_environment
@@ -74,6 +78,14 @@ def test_stacked_frames_are_the_last_observations(backend: Any) -> None:
         envs.close()
 
 
+def test_frames_are_copies_of_an_array_that_the_environment_changes() -> None:
+    envs = SyncBackend().open(request(env="odd/Reusing-v0", rows=1, frames=3))
+    assert envs.reset(np.array([1])).ravel().tolist() == [0, 0, 0]
+    seen = [envs.step(np.zeros(1, np.int64), np.ones(1, np.bool_)).obs.ravel().tolist() for _ in range(7)]
+    # step 6 resets, and the environment counts on
+    assert seen == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [5, 5, 5], [5, 5, 6]]
+
+
 def test_environments_with_restored_frames_continue_identically() -> None:
     here, there = (SyncBackend().open(request(frames=3)) for _ in range(2))
     seeds, go = np.array([3, 4]), np.ones(2, np.bool_)
@@ -116,6 +128,8 @@ def test_the_native_backend_supports_no_wrappers_or_frame_stacking(catalog: Plug
         ("os:system", "expected a subclass of gymnasium.Wrapper"),
         ("builtins:dict", "expected a subclass of gymnasium.Wrapper"),
         ("not_here:Half", 'is in module "not_here", which is not imported. .* Add: --import not_here'),
+        ("gymnasium.wrappers:NormalizeObservation", "keeps statistics of its own .* Use --normalize-obs"),
+        ("gymnasium.wrappers:NormalizeReward", "keeps statistics of its own .* Use --normalize-reward"),
         ("gymnasium.nothing:Half", "can't be imported: ModuleNotFoundError"),
     ],
 )

@@ -80,9 +80,13 @@ def read_reset(env_id: str, result: Any) -> tuple[Any, Mapping[str, Any]]:
 
 
 def read_step(env_id: str, result: Any) -> tuple[Any, Any, bool, bool, Mapping[str, Any]]:
-    """Return the five parts of what `step` returned."""
+    """Return the five parts of what `step` returned, the flags as bools."""
     if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping):
-        return result
+        obs, reward, terminated, truncated, info = result
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated = _flag(env_id, "terminated", terminated)
+            truncated = _flag(env_id, "truncated", truncated)
+        return obs, reward, terminated, truncated, info
     count = f"{len(result)} values" if isinstance(result, tuple) else _shown(result)
     raise EnvError(f'environment "{env_id}" returned {count} from step; expected {STEP_RESULT}.')
 
@@ -239,6 +243,14 @@ def _array_problem(space: gym.Space[Any], obs: Any) -> tuple[str, str] | None:
     if array.size and not (least <= int(array.min()) and int(array.max()) <= greatest):
         return _shown(obs), f"{expected}, that is numbers from {least} to {greatest}"
     return None
+
+
+def _flag(env_id: str, name: str, value: Any) -> bool:
+    """Return a flag as a bool; an array of one flag is that flag."""
+    array = np.asarray(value)
+    if array.size == 1 and (array.dtype.kind in "biuf" or value is None):
+        return bool(array.item())
+    raise EnvError(f'environment "{env_id}" returned {_shown(value)} as {name} from step; expected one bool.')
 
 
 def _number(value: Any) -> float | None:

@@ -6,6 +6,7 @@ So `describe` and `check` make the environment. Gymnasium's warnings about ids a
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -191,7 +192,7 @@ def _temporary_env(env_id: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> Ite
     """Make the environment, yield it and close it. Raises EnvError if that can't be done."""
     try:
         with _quiet():
-            env = gym.make(spec, disable_env_checker=True, **kwargs)
+            env = gym.make(spec, disable_env_checker=True, **copy.deepcopy(dict(kwargs)))
     except (Exception, SystemExit) as error:  # an environment may raise anything
         raise EnvError(_why_not(env_id, spec, kwargs, error)) from error
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def make(
     """
     # `pgzoo.envs.ids` has a better message on old versions than the warnings
     with without_warnings(), blame_environment(spec.id, "its constructor"):
-        env = gym.make(spec, disable_env_checker=True, **settings)
+        # a copy: the environment may change a list or dict that it is made with
+        env = gym.make(spec, disable_env_checker=True, **copy.deepcopy(dict(settings)))
     env = apply(env, spec.id, wrappers)
     for name in ("observation_space", "action_space"):
         with blame_environment(spec.id, name):

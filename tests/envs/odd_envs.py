@@ -87,13 +87,20 @@ SPACES = {
 
 
 class Returns(gym.Env[Any, Any]):
-    """Returns the given observation and reward, from step number `at` on."""
+    """Returns the given observation, reward and flag `terminated`, from step number `at` on."""
 
     action_space = Discrete(2)
 
     def __init__(
-        self, space: str = "vector", obs: Any = (0.0, 0.0, 0.0), dtype: str = "", reward: Any = 1.0, at: int = 0
+        self,
+        space: str = "vector",
+        obs: Any = (0.0, 0.0, 0.0),
+        dtype: str = "",
+        reward: Any = 1.0,
+        at: int = 0,
+        ended: Any = None,
     ):
+        self.ended = ended
         self.observation_space, self.odd, self.at, self.reward = SPACES[space], obs, at, reward
         self.fine = self.observation_space.sample()
         if dtype:
@@ -106,7 +113,8 @@ class Returns(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.t += 1
         odd = self.t >= self.at
-        return self.odd if odd else self.fine, self.reward if odd else 1.0, self.t == 50, False, {}
+        ended = self.ended if odd and self.ended is not None else self.t == 50
+        return self.odd if odd else self.fine, self.reward if odd else 1.0, ended, False, {}
 
 
 class WholeNumbers(gym.Env[Any, Any]):
@@ -198,12 +206,22 @@ class Reusing(gym.Env[Any, Any]):
         return self.buffer, 0.0, self.t == 5, False, {}
 
 
+class Growing(Reusing):
+    """Adds a number to the list that it is made with."""
+
+    def __init__(self, goals: list[int]) -> None:
+        super().__init__()
+        goals.append(0)
+        self.observation_space = Box(-np.inf, np.inf, (len(goals),))
+        self.buffer = np.zeros(len(goals), np.float32)
+
+
 class Empty(Returns):
     """Its action space is empty."""
 
     action_space = Box(-1.0, 1.0, (0,))  # type: ignore[assignment]
 
 
-for _class in (EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Empty, WholeNumbers):
+for _class in (EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Growing, Empty, WholeNumbers):
     if f"odd/{_class.__name__}-v0" not in gym.registry:
         gym.register(f"odd/{_class.__name__}-v0", f"{__name__}:{_class.__name__}")

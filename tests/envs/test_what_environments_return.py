@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that worker processes can i
 import odd_envs  # noqa: F401  registers the environments
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from pgzoo.envs import state
+from pgzoo.envs import ids, state
 from pgzoo.envs.asynchronous import AsyncBackend
 from pgzoo.envs.checks import read_mask, read_reward, sample_action
 from pgzoo.envs.choice import inspect_environment, resets_completely
@@ -252,6 +252,38 @@ def test_a_reward_may_be_an_array_of_one_number(opened: Any) -> None:
         envs = opened(request("Returns", reward=reward, obs=np.zeros(3, np.float32)))
         envs.reset(np.arange(2))
         assert envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_)).rewards.tolist() == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("flag", [True, np.True_, 1, 1.0, np.array([True]), np.array(True), [True]], ids=repr)
+def test_a_flag_may_be_a_number_or_an_array_of_one_flag(flag: Any) -> None:
+    what = request("Returns", obs=np.zeros(3, np.float32), ended=flag)
+    inspect_environment(what)
+    envs = SyncBackend().open(what)
+    envs.reset(np.arange(2))
+    step = envs.step(np.zeros(2, np.int64), np.array([True, False]))
+    assert step.terminated.tolist() == [True, False] and step.truncated.tolist() == [False, False]
+
+
+def test_a_worker_accepts_an_array_of_one_flag() -> None:
+    envs = AsyncBackend().open(request("Returns", obs=np.zeros(3, np.float32), ended=np.array([True])))
+    envs.reset(np.arange(2))
+    assert envs.step(np.zeros(2, np.int64), np.ones(2, np.bool_)).terminated.tolist() == [True, True]
+    envs.close()
+
+
+@pytest.mark.parametrize("flag", ["False", np.array([True, False]), [], {}], ids=repr)
+def test_a_flag_that_is_not_one_bool_is_refused(flag: Any) -> None:
+    with pytest.raises(EnvError, match=r'"odd/Returns-v0" returned .* as terminated from step; expected one bool\.'):
+        inspect_environment(request("Returns", ended=flag, obs=np.zeros(3, np.float32)))
+
+
+def test_every_environment_is_made_with_a_copy_of_its_keyword_arguments() -> None:
+    what = request("Growing", goals=[5])
+    ids.check(what.id, what.kwargs)
+    assert inspect_environment(what).observation_space.shape == (2,)
+    for _ in range(2):
+        assert SyncBackend().open(what).observation_space.shape == (2,)
+    assert what.kwargs == {"goals": [5]}
 
 
 @pytest.mark.parametrize("reward", [None, "1.0", np.array([1.0, 2.0]), [1.0], 1j], ids=repr)

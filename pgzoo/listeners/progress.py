@@ -91,7 +91,13 @@ class Watch:
 
     @property
     def done(self) -> int:
-        """Steps or episodes that are done, all seeds together. It never decreases."""
+        """Steps or episodes that are done, all seeds together. It never decreases.
+
+        In a resumed run it is 0 until the first event says how far the run is. If it began to rise before, the bar
+        would take the steps of the interrupted run for fast progress, and show too little time left.
+        """
+        if self._begun is None:
+            return 0
         episodes = self._episodes + self.activity.collecting.episodes - self.activity.reported[1]
         self._shown = max(self._shown, min(self.total, episodes if self.by_episodes else self.steps))
         return self._shown

@@ -9,15 +9,20 @@ import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from program import PATIENCE, Folder, read_until
 
 import pgzoo
 from pgzoo.listeners import progress
+from pgzoo.listeners.progress import Watch
 from pgzoo.runs.context import RunContext
 from pgzoo.tracking import Session
+from pgzoo.training.activity import Activity
+from pgzoo.training.events import EpisodesFinished
 
 ENVS = str(Path(__file__).parent / "endless.py")
 A2C = ("run", "a2c", "--import", ENVS, "--num-envs", "1", "--eval-episodes", "2", "--preset", "none")
@@ -32,6 +37,24 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     made = Folder(tmp_path, forks=True, MLFLOW_TRACKING_URI="none")
     yield made
     made.close()
+
+
+def test_a_resumed_run_shows_no_steps_before_it_knows_those_of_the_interrupted_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgzoo.listeners.progress.note_on_evaluation", lambda plan: "")
+    config = SimpleNamespace(algorithm="a2c", env="CartPole-v1", seeds=(0,), total_steps=1000, total_episodes=None)
+    plan = SimpleNamespace(config=config, members=[SimpleNamespace(overrides={})])
+    activity = Activity()
+    for resumed, begun in (((), 7), (({},), 0)):
+        context: Any = SimpleNamespace(plan=plan, activity=activity, resumed=resumed)
+        watch = Watch(context)
+        activity.collecting.steps, activity.reported = 7, (0, 0)
+        assert watch.done == begun
+        activity.report()
+        watch.add(EpisodesFinished(0, np.array([900]), (np.array([20.0]),), (np.array([20]),)))
+        activity.collecting.steps += 5
+        assert watch.done == 905
 
 
 def in_terminal(folder: Folder, *args: str) -> str:

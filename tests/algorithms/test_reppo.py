@@ -95,8 +95,10 @@ def test_returns_include_the_entropy_bonus_of_the_next_action(engine: Any) -> No
     ctx.close()
 
 
-def test_policies_without_a_mean_and_recurrent_policies_are_refused(plan: Any, engine: Any) -> None:
-    with pytest.raises(UnfitError, match="which has no mean to shift"):
+def test_other_actions_policies_without_a_mean_and_recurrent_policies_are_refused(plan: Any, engine: Any) -> None:
+    with pytest.raises(UnfitError, match='Algorithm "reppo" supports only Box actions'):
         plan("reppo", env="probe/Bandit-v0", policy={"name": "mlp", "distribution": "auto", "state_std": False})
+    with pytest.raises(UnfitError, match="which has no mean to shift"):
+        plan("reppo", env="probe/Target-v0", policy={"name": "mlp", "distribution": "beta", "state_std": False})
     with pytest.raises(UnfitError, match="supports no recurrent policy"):
         engine("reppo", policy="gru", **SMALL)

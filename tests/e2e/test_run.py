@@ -136,7 +136,7 @@ def test_a_terminal_shows_a_progress_bar_and_the_upload(folder: Folder) -> None:
     if pid == 0:  # pragma: no cover
         os.chdir(folder.path)
         os.environ.update(folder.env, TERM="xterm-256color", COLUMNS="80", LINES="40")
-        os.execv(sys.executable, [*folder.command, "run", "reinforce", *SHORT[:2], "--total-steps", "100000"])
+        os.execv(sys.executable, [*folder.command, "run", "reinforce", *SHORT[:2], "--total-steps", "400000"])
     seen = ""
     while select.select([terminal], [], [], PATIENCE)[0]:
         try:
@@ -150,8 +150,8 @@ def test_a_terminal_shows_a_progress_bar_and_the_upload(folder: Folder) -> None:
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0, seen
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
-    assert "reinforce on CartPole-v1, seed 0: 100,000 steps" in text
-    assert re.search(r"━ +\d+% \d:\d\d:\d\d mean return [\d.]+ +[\d,]+ steps/s", text), text
+    assert "reinforce on CartPole-v1, seed 0: 400,000 steps" in text
+    assert re.search(r"[━╸╺] +\d+% \d:\d\d:\d\d mean return [\d.]+ +[\d,]+ steps/s", text), text
     assert text.index("greedy mean") < text.index("Uploading to MLflow") < text.index("pgzoo ui")
     assert max(len(line) for part in text.partition("Trained")[0].splitlines() for line in part.split("\r")) <= 80
 

@@ -179,8 +179,8 @@ def compare(
 
     Args:
         selectors: One per side. A selector is a run key, an MLflow run id, a group, a name, an algorithm, an
-            experiment, `tag:KEY=VALUE`, `param:KEY=VALUE` or a `Result`. A single selector must be the group of a
-            sweep; then each of its settings is a side.
+            experiment, `tag:KEY=VALUE`, `param:KEY=VALUE` or a `Result`. A single selector must be the group or
+            name of a sweep; then each of its settings is a side.
         env: The environment or environments to compare in; by default all of them.
         metric: What the curves show; by default `train/return_mean`. The final score of a return is the mean of the
             final evaluation, that of any other metric is its last value.
@@ -199,7 +199,7 @@ def compare(
     for label in labels:
         kinds[label], selected[label] = index.select(label)
     warnings = index.warnings
-    if list(kinds.values()) == ["group"]:
+    if len(labels) == 1 and kinds[labels[0]] in ("group", "name"):
         selected = by_title(selected[labels[0]])
         kinds, labels = dict.fromkeys(selected, "name"), list(selected)
     check_labels(labels)
@@ -238,7 +238,7 @@ def compare(
 
 
 def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Split the runs of a group by their name without the seed, which is different for each setting of a sweep."""
+    """Split runs by their name without the seed, which is different for each setting of a sweep."""
     titles = sorted({run.title for run in runs})
     return {title: [run for run in runs if run.title == title] for title in titles}
 
@@ -246,7 +246,7 @@ def by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def check_labels(labels: Sequence[str]) -> None:
     if len(labels) < 2:
         raise UsageError(
-            "Give two or more selectors, or the group of one sweep, such as: "
+            "Give two or more selectors, or the group or name of one sweep, such as: "
             "pgzoo compare reinforce ppo --env CartPole-v1"
         )
     if twice := [label for place, label in enumerate(labels) if label in labels[:place]]:

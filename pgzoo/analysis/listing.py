@@ -22,7 +22,7 @@ from pgzoo.analysis.selection import (
 )
 from pgzoo.tracking.home import Home
 from pgzoo.tracking.journal import Record
-from pgzoo.tracking.ledger import KIND, in_training, journal_folders, read_json, start_of_seed
+from pgzoo.tracking.ledger import KIND, in_training, journal_folders, names_of, read_json, start_of_seed
 from pgzoo.tracking.lookup import query_store
 
 __all__ = ["STATUSES", "ListedRun", "Listing", "RunFilter", "list_local", "list_store"]
@@ -77,7 +77,7 @@ class RunFilter:
     env: str = ""
     status: str = ""
     name: str = ""
-    """The name with or without the seed."""
+    """The name, with or without the seed and the setting of a sweep."""
     tags: Mapping[str, str] = field(default_factory=dict)
     since: int = 0
     """The earliest start, in milliseconds since 1970."""
@@ -87,7 +87,7 @@ class RunFilter:
         return (
             self.algorithm in ("", run.algorithm)
             and self.env in ("", run.env)
-            and self.name in ("", run.name, run.title)
+            and (not self.name or self.name in names_of(run.name, run.seed, tags))
             and run.started >= self.since
             and all(tags.get(key) == value for key, value in self.tags.items())
         )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pgzoo.errors import StoreError, UnknownName, UsageError, did_you_mean
 from pgzoo.tracking.home import NO_STORE, Home, display_uri, resolve_uri, sqlite_path
 from pgzoo.tracking.journal import Record, records
-from pgzoo.tracking.ledger import KIND, identity, in_training, journal_folders, read_json, start_of_seed
+from pgzoo.tracking.ledger import KIND, identity, in_training, journal_folders, names_of, read_json, start_of_seed
 from pgzoo.tracking.lookup import query_store
 
 __all__ = ["COMPARISON", "FINAL", "ProgressCallback", "Run", "RunIndex", "SelectorKind", "load"]
@@ -82,7 +82,12 @@ class Run:
     @property
     def title(self) -> str:
         """The name without the seed: the same for all seeds of a setting."""
-        return self.name.removesuffix(f" s{self.seed}")
+        return self.names[1]
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The names that select it."""
+        return names_of(self.name, self.seed, self.tags)
 
     def matches(self, kind: SelectorKind, selector: str) -> bool:
         """Return whether a selector of this kind matches this run."""
@@ -92,7 +97,7 @@ class Run:
             case "group":
                 return selector == self.group
             case "name":
-                return selector in (self.name, self.title)
+                return selector in self.names
             case "algorithm":
                 return selector == self.algorithm
             case "experiment":
@@ -178,7 +183,7 @@ class RunIndex:
         return list(found.values())
 
     def _names(self) -> list[str]:
-        known = {name for r in self.local for name in (r.algorithm, r.group, r.title)}
+        known = {name for r in self.local for name in (r.algorithm, r.group, *r.names[1:])}
         known |= {r.experiment for r in self.local} | {f"tag:{k}={v}" for r in self.local for k, v in r.tags.items()}
 
         def question(client: Any) -> None:
@@ -186,7 +191,7 @@ class RunIndex:
             known.update(names.values())
             for run in client.search_runs(list(names), max_results=PAGE) if names else ():
                 listed = from_store(run, names, self.uri)
-                known.update((listed.algorithm, listed.group, listed.title))
+                known.update((listed.algorithm, listed.group, *listed.names[1:]))
 
         if self.explicit or self.home.database.exists():
             query_store(self.uri, question, "the names of runs")
@@ -258,7 +263,7 @@ def queries(kind: SelectorKind, selector: str, experiments: Mapping[str, str]) -
             yield f"tags.`pgzoo.group` = {quoted}", list(experiments)
         case "name":
             yield f"attributes.run_name = {quoted}", list(experiments)
-            yield f'attributes.run_name LIKE {quoted[:-1]} s%"', list(experiments)
+            yield f'attributes.run_name LIKE {quoted[:-1]} %"', list(experiments)
         case "algorithm":
             yield f"params.algorithm = {quoted}", list(experiments)
         case "experiment":

@@ -19,9 +19,10 @@ from pgzoo.analysis.selection import FINAL, ProgressCallback, Run, RunIndex, loa
 from pgzoo.analysis.sensitivity import Grid, Sensitivity, Values, analyze
 from pgzoo.analysis.statistics import MIN_SEEDS
 from pgzoo.analysis.wording import plural
-from pgzoo.config.sweep import SWEEP, Setting, parse_setting
+from pgzoo.config.sweep import Setting, parse_setting
 from pgzoo.errors import UsageError
 from pgzoo.tracking.home import Home, display_uri
+from pgzoo.tracking.ledger import SWEEP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

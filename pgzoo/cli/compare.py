@@ -61,7 +61,7 @@ def command(
     """Compare runs with seeds as the unit of replication.
 
     Each SELECTOR selects one group of runs to compare: an algorithm, a group, a name, a run key, an MLflow run id, an
-    experiment, tag:KEY=VALUE or param:KEY=VALUE. If the only SELECTOR is the group of a sweep, its settings are
+    experiment, tag:KEY=VALUE or param:KEY=VALUE. If the only SELECTOR is the group or name of a sweep, its settings are
     compared with each other. Prints final scores and areas under the learning curve with 95% intervals and, for
     each pair of groups, the probability that one scores higher, the difference of means, and how many more seeds
     are needed to detect that difference.

@@ -30,7 +30,7 @@ def is_completing(value: str | None) -> bool:
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names and groups of this machine's newest runs; run keys if the text fits none of them."""
     from pgzoo.tracking import Home
-    from pgzoo.tracking.ledger import journal_folders, start_of_seed
+    from pgzoo.tracking.ledger import journal_folders, names_of, start_of_seed
 
     names: dict[str, str] = {}
     groups: dict[str, str] = {}
@@ -38,7 +38,8 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     for folder in sorted(journal_folders(Home.find()), key=lambda folder: folder.name, reverse=True)[:NEWEST]:
         if start := start_of_seed(folder):
             about = f"{start['algorithm']} on {start['env']}"
-            names.setdefault(start["name"].removesuffix(f" s{start['seed']}"), about)
+            for name in names_of(start["name"], start["seed"], start.get("tags", {}))[1:]:
+                names.setdefault(name, about)
             groups.setdefault(start["group"], about)
             keys[folder.name] = f"{about}, seed {start['seed']}"
     return _items({**names, **groups}, incomplete) or _items(keys, incomplete)

@@ -12,14 +12,10 @@ from pydantic import BaseModel
 
 from pgzoo.config.settings import Static
 
-__all__ = ["SWEEP", "Setting", "format_setting", "grid", "parse_setting", "sweepable"]
+__all__ = ["Setting", "format_setting", "grid", "parse_setting", "sweepable"]
 
 Setting = Mapping[str, float]
 """Overrides of the settings by dotted keys, such as `{"learning_rate": 3e-4, "estimator.lam": 0.9}`."""
-
-
-SWEEP = "pgzoo.config.sweep"
-"""The tag that bears what is a run's own in a sweep."""
 
 
 def format_setting(setting: Setting) -> str:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo.config import Member
-from pgzoo.config.sweep import SWEEP, format_setting
+from pgzoo.config.sweep import format_setting
 from pgzoo.envs.ids import threshold
 from pgzoo.markers import hookimpl
+from pgzoo.tracking.ledger import SWEEP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ import numpy as np
 
 from pgzoo import tracking
 from pgzoo.config import Layer, Member, RunConfig, read_yaml
-from pgzoo.config.sweep import SWEEP, Setting, parse_setting
+from pgzoo.config.sweep import Setting, parse_setting
 from pgzoo.envs import ids
 from pgzoo.envs.choice import is_foreign
 from pgzoo.errors import CheckpointError, StoreError, UnknownName, UsageError
@@ -27,7 +27,7 @@ from pgzoo.runs.resolve import resolve
 from pgzoo.runs.runner import run_config
 from pgzoo.runs.waiting import ProgressMode
 from pgzoo.tracking.journal import LOCK_WAIT
-from pgzoo.tracking.ledger import start_of
+from pgzoo.tracking.ledger import SWEEP, start_of
 from pgzoo.tracking.locks import lock
 from pgzoo.tracking.missing_code import explain_missing_code
 from pgzoo.training import checkpoint

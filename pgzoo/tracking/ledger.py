@@ -23,6 +23,7 @@ __all__ = [
     "OMITTED",
     "PARENT",
     "PLOTS",
+    "SWEEP",
     "WANTED",
     "Ledger",
     "Pending",
@@ -32,6 +33,7 @@ __all__ = [
     "identity",
     "is_tracked",
     "journal_folders",
+    "names_of",
     "pending",
     "pending_stores",
     "plural",
@@ -55,6 +57,8 @@ KIND = "pgzoo.kind"
 """Tag of MLflow runs that don't train a seed: comparisons, studies and trials. Selectors and lists skip them."""
 PARENT = "pgzoo.parent"
 """Tag with the run key of a run's parent. The uploader makes the run a child of this run in MLflow."""
+SWEEP = "pgzoo.config.sweep"
+"""Tag with the settings that are a run's own in a sweep, such as `learning_rate=0.0003 gamma=0.9`."""
 
 
 @dataclass
@@ -232,6 +236,15 @@ def start_of_seed(folder: Path) -> Record | None:
     """Return the start record of a run that trains a seed; None for a study or a trial, or if it was never written."""
     start = start_of(folder)
     return None if start is None or KIND in start.get("tags", {}) else start
+
+
+def names_of(name: str, seed: int, tags: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return the names that select a run.
+
+    For example: `ppo gamma=0.9 s3`, `ppo gamma=0.9` (all seeds), and `ppo` (all seeds and settings of the sweep).
+    """
+    title = name.removesuffix(f" s{seed}")
+    return name, title, title.removesuffix(f" {tags.get(SWEEP, '')}".rstrip())
 
 
 def count_runs(home: Home, group: str) -> int:

@@ -14,7 +14,7 @@ from pgzoo.errors import StoreError, UnknownName, did_you_mean
 from pgzoo.files import write_file
 from pgzoo.tracking.home import NO_STORE, Home, display_uri, redact, resolve_uri
 from pgzoo.tracking.journal import Record, artifact_path, check_run_key
-from pgzoo.tracking.ledger import KIND, identity, journal_folders, read_json, start_of, start_of_seed
+from pgzoo.tracking.ledger import KIND, identity, journal_folders, names_of, read_json, start_of, start_of_seed
 from pgzoo.tracking.secrets import reveal_secrets
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ class Found:
     started: int = 0
     """Milliseconds since 1970."""
     home: Home | None = field(default=None, repr=False, compare=False)
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Those with which it started."""
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The names that select it."""
+        return names_of(self.name, self.seed, self.tags)
 
     def artifact(self, path: str) -> Path:
         """Return a local file with the run's artifact, downloaded if need be.
@@ -107,7 +114,7 @@ def find(ref: str, home: Home, tracking_uri: str | None = None, local: LocalRuns
         query_store(uri, lambda client: remote.extend(remote_runs(client, ref, uri, home)), f'run "{ref}"')
     if chosen := choose(ref, remote):
         return chosen
-    known = {k for f in seeds for k in (f.name, f.group, f.run_key, f.name.rpartition(" s")[0], f.run_id or f.name)}
+    known = {k for f in seeds for k in (*f.names, f.group, f.run_key, f.run_id or f.name)}
     where = str(home.root) if uri == NO_STORE else f"{home.root} or {display_uri(uri)}"
     raise UnknownName(
         f'No run "{ref}" in {where}.{did_you_mean(ref, sorted(known))} '
@@ -158,7 +165,7 @@ def choose(ref: str, runs: list[Found]) -> list[Found]:
         return found[-1:]
     found = [f for f in runs if f.group == ref]
     if not found:
-        found = [f for f in runs if ref in (f.name, f.name.removesuffix(f" s{f.seed}"))]
+        found = [f for f in runs if ref in f.names]
         newest = max(found, key=lambda f: f.started, default=None)
         found = [f for f in found if newest and f.group == newest.group]
     return sorted(found, key=lambda f: (f.seed, f.started))
@@ -176,6 +183,7 @@ def _local(folder: Path, home: Home, start: Record) -> Found:
         **identity(folder, start, shipped),
         tracking_uri=reveal_secrets(str(shipped.get("tracking_uri") or start.get("uri", "")), home),
         home=home,
+        tags=start.get("tags", {}),
     )
 
 
@@ -193,7 +201,7 @@ def remote_runs(client: Any, ref: str, uri: str, home: Home) -> Iterable[Found]:
             raise
     quoted = plain(ref)
     queries = [f"tags.`pgzoo.{k}` = '{quoted}'" for k in ("run_key", "group")]
-    queries += [f"attributes.run_name = '{quoted}'", f"attributes.run_name LIKE '{quoted} s%'"]
+    queries += [f"attributes.run_name = '{quoted}'", f"attributes.run_name LIKE '{quoted} %'"]
     for query in queries:
         if runs or not names:
             break
@@ -223,6 +231,7 @@ def _remote(run: Any, experiments: Mapping[str, str], uri: str, home: Home) -> F
         path=None,
         started=run.info.start_time,
         home=home,
+        tags=tags,
     )
 
 

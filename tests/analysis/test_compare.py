@@ -22,6 +22,7 @@ from pgzoo.analysis.wording import interval, percent
 from pgzoo.cli.main import program
 from pgzoo.errors import StoreError, UnknownName, UsageError
 from pgzoo.tracking import Home, Session
+from pgzoo.tracking.lookup import find
 
 Train = Callable[..., None]
 GRID = range(1000, 11_000, 1000)
@@ -604,6 +605,17 @@ def test_the_figure_of_a_sensitivity_is_saved_and_logged(home: Home, train: Trai
     assert list(ppo_best.get_ydata()) == [3, 5]
     refused = compare("--sensitivity", "tag:of=ppo", "--out", str(tmp_path / "s.csv"))
     assert refused.exit_code == 2 and "must be one of .png, .pdf, .svg, .json with --sensitivity" in refused.stderr
+
+
+def test_the_name_of_a_sweep_selects_all_of_its_settings(train: Train) -> None:
+    for group, rate in (("low", 1.0), ("high", 2.0)):
+        params, tags = {"rate": str(rate)}, {"pgzoo.config.sweep": f"rate={rate}"}
+        train(group, [rate, 2 * rate, 3 * rate], name=f"mine rate={rate}", params=params, tags=tags)
+    train("other", [7, 8, 9], name="mine too")
+    assert [side.label for side in pgzoo.compare("mine").sides] == ["mine rate=1.0", "mine rate=2.0"]
+    assert keys("mine rate=1.0", "mine too") == [["low-s0", "low-s1", "low-s2"], ["other-s0", "other-s1", "other-s2"]]
+    assert [run.run_key for run in find("mine", Home.find())] == ["high-s0", "high-s1", "high-s2"]
+    assert "or the group or name of one sweep" in compare("mine too").output
 
 
 def test_single_seeds_failed_runs_and_unsuitable_sweeps_are_reported(train: Train) -> None:

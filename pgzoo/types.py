@@ -39,7 +39,8 @@ class Spec:
     """The spaces of an environment.
 
     `observation_space`, Box or Discrete, is that of the policy's inputs. It differs from the environment's
-    `original_space` if that is flattened, or packed (`ops.entries.PackedSpace`). `masked` is True for an environment
+    `original_space` if that is flattened, or packed (`ops.entries.PackedSpace`), or its type changes, such as that of
+    categories to int64 (`ops.entries.array_space`). `masked` is True for an environment
     that provides action masks, `time_limited` for one that is known to truncate episodes after some number of steps.
     `dropped` are the entries of its Dict observations that no policy can learn from, such as "mission (Text)";
     `original_space` doesn't contain them.

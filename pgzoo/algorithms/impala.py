@@ -84,9 +84,7 @@ class IMPALA:
             flags
             | numbers
             | {
-                "obs": torch.zeros(lag, steps + 1, n, *seen.shape, dtype=torch.from_numpy(seen.sample()[None]).dtype)
-                if seen.shape
-                else torch.zeros(lag, steps + 1, n, dtype=torch.int64),
+                "obs": torch.from_numpy(np.zeros((lag, steps + 1, n, *seen.shape), seen.dtype)),
                 "actions": torch.zeros(lag, steps, n, *acts.shape, dtype=choice),
                 "starts": torch.zeros(lag, steps + 1, n, dtype=torch.bool),
                 "timestep": torch.zeros(lag, steps, n, dtype=torch.int64),

@@ -77,9 +77,8 @@ class PPG:
         space: Any = ctx.spec.observation_space
         steps = ctx.settings.rollout_steps
         columns = ctx.settings.policy_phases * ctx.num_envs
-        dtype = torch.from_numpy(space.sample()[None]).dtype if space.shape else torch.int64
         stored = {
-            "obs": torch.zeros(steps + 1, columns, *space.shape, dtype=dtype),
+            "obs": torch.from_numpy(np.zeros((steps + 1, columns, *space.shape), space.dtype)),
             "valid": torch.zeros(steps, columns, dtype=torch.bool),
             "starts": torch.zeros(steps + 1, columns, dtype=torch.bool),
             "returns": torch.zeros(steps, columns),

@@ -19,6 +19,7 @@ from pgzoo.envs.kernel import collect_rows, no_mask, step_rows
 from pgzoo.envs.single import make_single
 from pgzoo.errors import EnvError, UnfitError
 from pgzoo.ops import jit
+from pgzoo.ops.entries import array_space
 from pgzoo.types import Array, Dynamics, EnvRequest, RowPolicy, StepResult
 
 __all__ = ["CompiledBackend", "CompiledEnvs"]
@@ -166,7 +167,7 @@ class CompiledEnvs:
     def compile(self, policy: RowPolicy | None) -> None:
         """Compile what `reset`, `step` and `collect` run, or load it from the cache."""
         one = self.select(np.zeros(1, np.int64))  # a row that is neither live nor has episodes left
-        obs = one.step(self._actions(1), np.zeros(1, np.bool_)).obs
+        obs = one.step(self._actions(1), np.zeros(1, np.bool_)).obs.astype(array_space(self.observation_space).dtype)
         if policy is not None:
             like = {"obs": obs, "actions": policy.stored[None], "rewards": np.zeros(1)}
             like |= {"action_mask": np.zeros((1, self._choices), np.bool_)}

@@ -68,13 +68,20 @@ def _entries(space: gym.Space[Any], name: str) -> Iterator[tuple[str, gym.Space[
 def array_space(space: gym.Space[Any]) -> gym.Space[Any]:
     """Return the space of the arrays that a policy gets for observations in `space`.
 
-    Box and Discrete are unchanged, Dicts and Tuples with an image among their entries are packed, others are flattened.
+    Dicts and Tuples with an image among their entries are packed, others are flattened, and so are MultiDiscrete and
+    MultiBinary. Categories are int64. Numbers of the types uint16, uint32 and uint64, with which torch can't index or
+    add, get the next larger type: int32, int64 and float64.
     """
-    if isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
-        return space
-    if any(is_image(entry) for _, entry in entries_of(space)):
-        return PackedSpace(space)
-    return gym.spaces.flatten_space(space)
+    if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+        if any(is_image(entry) for _, entry in entries_of(space)):
+            return PackedSpace(space)
+        space = gym.spaces.flatten_space(space)
+    if isinstance(space, gym.spaces.Discrete) and space.dtype != np.int64:
+        return gym.spaces.Discrete(int(space.n), start=int(space.start))
+    if isinstance(space, gym.spaces.Box) and space.dtype in (np.uint16, np.uint32, np.uint64):
+        larger: Any = np.promote_types(space.dtype, np.int8)
+        return gym.spaces.Box(space.low.astype(larger), space.high.astype(larger), dtype=larger.type)
+    return space
 
 
 def learnable(space: gym.Space[Any]) -> tuple[gym.Space[Any], tuple[str, ...]]:

@@ -63,13 +63,13 @@ class ObsEncoder:
     def encode(self, obs: Tensor) -> Tensor:
         """Encode a batch: `[S, T, B, *O] -> [S, T, B, size]`."""
         if self.categories:
-            return F.one_hot(obs.long() - self.first, self.categories).float()
+            return F.one_hot(obs - self.first, self.categories).float()
         return obs.float().reshape(*obs.shape[:3], self.size)
 
     def encode_numpy(self, obs: Array) -> Array:
         """Encode arrays for acting: `[S, N, *O] -> [S, N, size]`."""
         if self.categories:
-            index = obs.astype(np.int64, copy=False) - self.first  # in a narrow type, the difference may overflow
+            index = obs - self.first
             if self._one_hot is not None:
                 return np.asarray(self._one_hot[index])
             return np.asarray(index[..., None] == np.arange(self.categories), np.float32)

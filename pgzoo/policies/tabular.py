@@ -82,5 +82,5 @@ class TabularActor:
 
     def __call__(self, seen: ActorInputs, noise: Array | None) -> tuple[Array, None]:
         """Return actions `[S, N, *A]` for `obs [S, N]` and `noise [S, N, K]` or None."""
-        outputs = self.table[self.member, seen.obs.astype(np.int64, copy=False) - self.policy.first]
+        outputs = self.table[self.member, seen.obs - self.policy.first]
         return self.policy.head.choose(outputs, self.log_std, seen.action_mask, noise), None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pgzoo.errors import RunFailed
 from pgzoo.ops import jit
 from pgzoo.ops.acting import actor_for, memory_size, noise_steps
+from pgzoo.ops.entries import array_space
 from pgzoo.ops.members import select
 from pgzoo.protocols import Actor, Policy, VectorEnv
 from pgzoo.training.activity import Cancelled, Monitor
@@ -42,7 +43,7 @@ class EndlessEpisode(RunFailed):
 
 def reset_all(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Collector:
     """Reset every environment with its seed, `seeds [S, N]`, and return the start of a collection."""
-    obs = envs.reset(seeds.reshape(-1))
+    obs = _as_stored(envs, envs.reset(seeds.reshape(-1)))
     shape, size = seeds.shape, memory_size(policy)
     return Collector(
         obs=obs.reshape(*shape, *obs.shape[1:]),
@@ -53,6 +54,11 @@ def reset_all(envs: VectorEnv, policy: Policy, seeds: NDArray[np.int64]) -> Coll
         action_mask=None if envs.action_mask is None else envs.action_mask.reshape(*shape, -1),
         memory=np.zeros((*shape, size), np.float32) if size else None,
     )
+
+
+def _as_stored(envs: VectorEnv, obs: Array) -> Array:
+    """Return observations in the type in which they are stored and given to the policy; see `array_space`."""
+    return obs.astype(array_space(envs.observation_space).dtype, copy=False)
 
 
 def collect(
@@ -201,7 +207,7 @@ class ActiveRows:
         self.policy = behavior.policy
         self.shape = start.ended.shape  # S, N
         rows = start.ended.size
-        self.obs = start.obs.reshape(rows, *start.obs.shape[2:])
+        self.obs = _as_stored(envs, start.obs.reshape(rows, *start.obs.shape[2:]))
         self.mask = None if start.action_mask is None else start.action_mask.reshape(rows, -1)
         self.memory = start.memory  # [S, N, M]
         self.starts, self.ended = start.starts.reshape(rows), start.ended.reshape(rows)
@@ -237,7 +243,7 @@ class ActiveRows:
         """Update the rows with the result of a step."""
         self.starts = self.ended  # rows that were only reset in this step start an episode with the next
         self.ended = (step.terminated | step.truncated) & self.valid
-        self.obs = step.obs
+        self.obs = step.obs.astype(self.obs.dtype, copy=False)
         if self.mask is not None:
             self.mask = self.envs.action_mask
         self.episode_ended = bool(np.count_nonzero(self.ended))

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Tuple
 
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
@@ -268,3 +268,92 @@ def test_a_run_without_parameters_finishes(play: Callable[..., list[Event]]) -> 
 def test_uniform_is_refused_by_an_algorithm_that_trains_a_critic(plan: Callable[..., Any]) -> None:
     with pytest.raises(UnfitError, match=r'"uniform" has no parameters, but the algorithm has to train some \(value\)'):
         plan("a2c", policy="uniform")
+
+
+class Typed(gym.Env[Any, Any]):
+    """The same observations in a space of the given type: a category, several, or one or several numbers."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, kind: str, dtype: str) -> None:
+        of: Any = np.dtype(dtype).type
+        make: dict[str, Callable[[], gym.Space[Any]]] = {
+            "category": lambda: Discrete(101, start=0 if dtype.startswith("u") else -50, dtype=of),
+            "pair": lambda: Tuple((Discrete(3, dtype=of), Discrete(4, dtype=of))),
+            "choices": lambda: MultiDiscrete([3, 4], dtype=of),
+            "number": lambda: Box(0, 60_000, (), of),
+            "numbers": lambda: Box(0, 60_000, (2,), of),
+        }
+        self.observation_space, self.kind, self.dtype = make[kind](), kind, of
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self._obs(), float(action), self.t == 5, False, {}
+
+    def _obs(self) -> Any:
+        place = self.np_random.random(2)
+        if self.kind == "category":
+            return self.dtype(int(self.observation_space.start) + int(101 * place[0]))  # type: ignore[attr-defined]
+        if self.kind == "number":
+            return np.asarray(place[0] * (1 if self.dtype is np.float32 else 60_000), self.dtype)
+        if self.kind == "numbers":
+            return (60_000 * place).astype(self.dtype)
+        pair = (place * (3, 4)).astype(self.dtype)
+        return tuple(pair) if self.kind == "pair" else pair
+
+
+gym.register("probe/Typed-v0", Typed)
+
+TYPES = {
+    "category": ("int8", "int32", "uint16", "uint32", "uint64"),
+    "pair": ("uint16",),
+    "choices": ("uint16", "uint32"),
+    "number": ("uint16",),
+    "numbers": ("uint16", "uint32", "uint64"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm", "policy", "settings"),
+    [
+        ("category", "reinforce", "mlp", {}),
+        ("category", "reinforce", "tabular", {}),
+        ("category", "a2c", "tabular", {}),
+        ("category", "ppo", "gru", {"minibatches": 2}),
+        ("pair", "reinforce", "mlp", {}),
+        ("choices", "ppo", "mlp", {"minibatches": 2}),
+        ("number", "reinforce", "mlp", {}),
+        ("numbers", "reinforce", "mlp", {}),
+        ("numbers", "ppo", "mlp", {"minibatches": 2, "normalize_obs": True}),
+        ("numbers", "impala", "gru", {"lag": 1}),
+        ("numbers", "ppg", "mlp", {"policy_phases": 2}),
+    ],
+)
+def test_training_gives_the_same_policy_whatever_the_integer_type_of_observations(
+    last_state: Callable[..., Any], kind: str, algorithm: str, policy: str, settings: dict[str, Any]
+) -> None:
+    shared = {"num_envs": 2, "total_steps": 40, "eval_episodes": 2, "policy": {"name": policy, **POLICIES[policy]}}
+    shared |= {"rollout_steps": 10} if algorithm != "reinforce" else {}
+
+    def trained(dtype: str) -> Any:
+        return last_state(algorithm, "probe/Typed-v0", env_kwargs={"kind": kind, "dtype": dtype}, **shared, **settings)
+
+    expected = trained("int64").params
+    for dtype in TYPES[kind]:
+        torch.testing.assert_close(trained(dtype).params, expected)
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), [("impala", {"lag": 1}), ("ppg", {"policy_phases": 2})])
+def test_observations_of_a_single_number_are_stored_unrounded(
+    last_state: Callable[..., Any], algorithm: str, settings: dict[str, Any]
+) -> None:
+    kwargs = {"kind": "number", "dtype": "float32"}
+    short = {"num_envs": 2, "total_steps": 20, "eval_episodes": 1, "rollout_steps": 10, "policy": "linear"}
+    buffers = last_state(algorithm, "probe/Typed-v0", env_kwargs=kwargs, **short, **settings).buffers
+    stored = next(value for name, value in buffers.items() if name.endswith("obs"))
+    assert stored.dtype == torch.float32 and len(stored[stored != stored.round()]) >= 20

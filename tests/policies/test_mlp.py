@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from torch import Tensor
 
 from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
@@ -83,29 +82,6 @@ def test_discrete_observations_are_encoded_relative_to_the_start_of_the_space(bu
         plain.apply(params, Inputs(rows)).dist.logits, shifted.apply(params, Inputs(rows - 2)).dist.logits
     )
     assert act(plain, params, cells).tolist() == act(shifted, params, cells - 2).tolist()
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.int32])
-@pytest.mark.parametrize("name", ["mlp", "gru", "tabular"])
-def test_categories_may_be_of_any_integer_type(catalog: PluginCatalog, name: str, dtype: Any) -> None:
-    """In int8, the difference between the last category, 100, and the first one would overflow."""
-    component, factory = resolve_component("policy", name, catalog)
-    cells = np.array([[-100, -99, 27, 100]])
-    policy = factory(component.settings, make_spec(Discrete(201, start=-100), Box(-1, 1, (2,))), frozenset({"value"}))
-    params = {key: torch.randn_like(value) for key, value in members(policy, 1).items()}
-    memory, starts = torch.zeros(1, 4, getattr(policy, "memory_size", 0)), torch.ones(1, 1, 4, dtype=torch.bool)
-
-    def results(of: Any) -> tuple[Tensor, Tensor, Any]:
-        obs = cells.astype(of)
-        output = policy.apply(params, Inputs(torch.from_numpy(obs)[:, None], None, memory, starts))
-        acted, _ = policy.actor(params)(ActorInputs(obs, None, memory.numpy(), starts[0].numpy()), None)
-        return output.value, output.dist.mean, acted
-
-    (value, mean, acted), (expected_value, expected_mean, expected) = results(dtype), results(np.int64)
-    torch.testing.assert_close(value, expected_value)
-    torch.testing.assert_close(mean, expected_mean)
-    assert acted.tolist() == expected.tolist()
-    torch.testing.assert_close(torch.from_numpy(acted), mean[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_actor_sees_in_place_updates_of_parameters(build: Build) -> None:

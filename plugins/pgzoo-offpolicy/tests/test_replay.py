@@ -66,8 +66,8 @@ def test_the_buffer_holds_the_last_transitions(block: int, monkeypatch: pytest.M
         state = written._replace(updates=state.updates + 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64], ids=str)
-def test_observations_of_unsigned_integers_are_stored_as_they_are(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32], ids=str)
+def test_observations_of_integers_are_stored_as_they_are(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest number is kept, in the block and in the ring; the block holds two updates of two transitions."""
     monkeypatch.setattr(replay, "BLOCK_SIZE", 4)
     state = empty(8, [0], torch.zeros(2, dtype=dtype))

@@ -79,6 +79,20 @@ def test_the_exported_actions_of_td3_span_the_box() -> None:
     assert np.allclose(actions, policy.act(obs, deterministic=True), atol=1e-5)
 
 
+class Readings(probes.AnySpaces):
+    """Observations of unsigned integers."""
+
+    def __init__(self) -> None:
+        super().__init__(action="one")
+        self.observation_space = gym.spaces.Box(0, 60_000, (2,), np.uint16)
+        self.views = [np.array([k, 60_000 - k], np.uint16) for k in range(50)]
+
+
+def test_observations_of_unsigned_integers_are_replayed_as_they_are() -> None:
+    stored = train("td3", env=Readings, env_kwargs={}).buffers["replay.obs"]
+    assert set(stored[stored.any(-1)].sum(-1).tolist()) == {60_000}
+
+
 VARIANTS: Mapping[str, Any] = {
     "td3": {"noise_correlation": 0.9},
     "sac": {"noise_correlation": 0.9, "temperature": 0.1},

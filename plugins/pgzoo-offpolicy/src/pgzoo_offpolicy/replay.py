@@ -27,9 +27,6 @@ RING, BLOCK = "replay.", "replay.block."
 BLOCK_SIZE = 1024
 """Approximate size of the block, in transitions."""
 
-SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-"""Types that torch can't index, and types of the same size that it can."""
-
 
 class Transitions(NamedTuple):
     """Transitions; every leaf is `[S, B, ...]`.
@@ -104,11 +101,11 @@ def write(state: TrainState, new: Transitions) -> TrainState:
     changed = {}
     for name, leaf in new._asdict().items():
         device, known = leaf.device, state.buffers[BLOCK + name]
-        fresh = _indexable(known).index_put(_index(members, rows, device), _indexable(leaf.to(known.dtype)))
-        changed[BLOCK + name] = fresh.view(known.dtype)
+        fresh = known.index_put(_index(members, rows, device), leaf.to(known.dtype))
+        changed[BLOCK + name] = fresh
         if full.size:
-            block_rows, ring = fresh[torch.from_numpy(full).to(device)], _indexable(state.buffers[RING + name])
-            changed[RING + name] = ring.index_put(_index(full, to, device), block_rows).view(known.dtype)
+            ring = state.buffers[RING + name]
+            changed[RING + name] = ring.index_put(_index(full, to, device), fresh[torch.from_numpy(full).to(device)])
     return state._replace(buffers=state.buffers | changed)
 
 
@@ -127,18 +124,13 @@ def read(state: TrainState, written: int, slots: Array) -> Transitions:
     leaves = {}
     for name in Transitions._fields:
         ring = state.buffers[RING + name]
-        leaf = _indexable(ring)[_index(members, slots, ring.device)]
+        leaf = ring[_index(members, slots, ring.device)]
         if recent.any():
             at = _index(members, np.where(recent, offset, 0), ring.device)
             chosen = torch.from_numpy(recent).to(ring.device).reshape(*slots.shape, *[1] * (leaf.ndim - 2))
-            leaf = torch.where(chosen, _indexable(state.buffers[BLOCK + name])[at], leaf)
-        leaves[name] = leaf.view(ring.dtype)
+            leaf = torch.where(chosen, state.buffers[BLOCK + name][at], leaf)
+        leaves[name] = leaf
     return Transitions(**leaves)
-
-
-def _indexable(leaf: Tensor) -> Tensor:
-    """Return the same numbers, or the same bits, as a type that torch can index."""
-    return leaf.view(SIGNED.get(leaf.dtype, leaf.dtype))
 
 
 def _index(members: Array, rows: Array, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -42,9 +42,10 @@ LONGEST = 2**26
 """Longest description that is read, in bytes."""
 MOST_KEYS, MOST_TENSORS = 100, 10_000
 """Most keys of a description, and of its environment's keywords; most tensors of a policy."""
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
-DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 class LoadedPolicy:
@@ -83,7 +84,8 @@ class LoadedPolicy:
         """Choose an action for one observation of the environment, or an array of actions for a stack of them.
 
         Observations that are flattened (Tuple, Dict and the like) come one at a time. A policy with memory remembers
-        from call to call until `reset`. `action_mask`: the allowed actions, `[K]` or `[N, K]`.
+        from call to call until `reset`. `action_mask`: the allowed actions, `[K]` or `[N, K]`. A Tuple may come as an
+        array or a list, and a category as a whole float or an array of one number.
 
         Actions are sampled, with `rng` where it is given; `deterministic` takes the mode.
 
@@ -94,21 +96,17 @@ class LoadedPolicy:
                 remembers.
         """
         original, space = self.spec.original_space, self.spec.observation_space
-        if original != space:
+        if not isinstance(original, gym.spaces.Box | gym.spaces.Discrete):
+            obs = _whole_categories(original, obs)
             # packing and flattening would accept an image of another layout or type, and other categories
             if problem := observation_problem(original, obs):
                 raise ValueError(f"got the observation {problem}")
             flat: Any = gym.spaces.flatten(original, obs) if not isinstance(space, PackedSpace) else space.pack(obs)
             obs = flat
-        given = np.asarray(obs)
-        with np.errstate(invalid="ignore"):  # refused below
-            obs = given.astype(space.dtype, copy=False)
-        if np.issubdtype(obs.dtype, np.integer) and not np.array_equal(obs, given):
-            raise ValueError(f"expected an observation of {obs.dtype} numbers; got {given.dtype} values that aren't")
-        shape = space.shape or ()
+        obs, shape = np.asarray(obs), space.shape or ()
         if obs.shape != shape and obs.shape[1:] != shape:
             raise ValueError(f"expected an observation of shape {shape}, or a stack of them; got {obs.shape}")
-        rows = obs.reshape(-1, *shape)
+        rows = self._read_numbers(obs.reshape(-1, *shape))
         if self._memory is not None and len(self._memory) != len(rows):
             raise ValueError(
                 f"got {len(rows)} observations, but the memory is for {len(self._memory)}; call reset() first"
@@ -116,8 +114,7 @@ class LoadedPolicy:
         noise = None
         if not deterministic:
             noise = self._next_noise(rng or self._rng, len(rows))
-        mask = None if action_mask is None else self._read_masks(action_mask, len(rows))
-        actions, self._memory = self.step(rows, self._memory, action_mask=mask, noise=noise)
+        actions, self._memory = self.step(rows, self._memory, action_mask=action_mask, noise=noise)
         return actions[0] if obs.shape == shape else actions
 
     def step(
@@ -125,15 +122,24 @@ class LoadedPolicy:
         obs: Array,
         memory: Array | None = None,
         *,
-        action_mask: NDArray[np.bool_] | None = None,
+        action_mask: Any = None,
         noise: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """Return actions `[N, *A]` and memory `[N, M]` for flat observations `[N, *O]`; this object doesn't change.
 
-        `memory` is the memory after the previous step; None at the start of an episode. `noise` is `[N, noise_size]`;
-        without it, the actions are the modes. Raises ValueError for a category that doesn't exist.
+        `memory` is the memory after the previous step; None at the start of an episode. `action_mask` is `[N, K]`.
+        `noise` is `[N, noise_size]`; without it, the actions are the modes.
+
+        Raises:
+            ValueError: the observations have another shape, values that their integer type can't represent, or a
+                category that doesn't exist, or the mask isn't `[N, K]` of bool or 0/1 integers or allows no action.
         """
-        if isinstance(space := self.spec.observation_space, gym.spaces.Discrete):
+        space = self.spec.observation_space
+        if obs.shape[1:] != space.shape or not obs.ndim:
+            raise ValueError(f"expected a stack of observations of shape {space.shape}; got {obs.shape}")
+        obs = self._read_numbers(obs)
+        mask = None if action_mask is None else self._read_masks(action_mask, len(obs))
+        if isinstance(space, gym.spaces.Discrete):
             first, last = int(space.start), int(space.start) + int(space.n) - 1
             if not ((obs >= first) & (obs <= last)).all():  # a negative index would be another category
                 shown = np.array2string(obs, threshold=8)
@@ -145,7 +151,7 @@ class LoadedPolicy:
         def member(leaf: Array | None) -> Array | None:
             return None if leaf is None else leaf[None]
 
-        drawn, after = self._actor(ActorInputs(obs[None], member(action_mask), member(memory), starts), member(noise))
+        drawn, after = self._actor(ActorInputs(obs[None], member(mask), member(memory), starts), member(noise))
         return self.policy.to_env(drawn[0]), None if after is None else after[0]
 
     def _next_noise(self, rng: np.random.Generator, rows: int) -> Array:
@@ -158,10 +164,21 @@ class LoadedPolicy:
         assert self._noise is not None
         return self._noise
 
+    def _read_numbers(self, obs: Array) -> Array:
+        """Return flat observations in the type that the policy gets. Raises ValueError as `step` does."""
+        original, space = self.spec.original_space, self.spec.observation_space
+        declared = original.dtype if isinstance(original, gym.spaces.Box | gym.spaces.Discrete) else space.dtype
+        with np.errstate(invalid="ignore"):  # refused below
+            read = obs.astype(declared, copy=False)
+        if np.issubdtype(read.dtype, np.integer) and not np.array_equal(read, obs):
+            raise ValueError(f"expected an observation of {read.dtype} numbers; got {obs.dtype} values that aren't")
+        return read.astype(space.dtype, copy=False)
+
     def _read_masks(self, mask: Any, rows: int) -> NDArray[np.bool_]:
         """Return masks `[rows, K]` as bool."""
         size, given = mask_size(self.spec.action_space), np.asarray(mask)
-        if given.size != rows * size or given.dtype.kind not in "biu" or not np.isin(given, (0, 1)).all():
+        fits = given.size == rows * size and (rows == 1 or len(given) == rows)
+        if not fits or given.dtype.kind not in "biu" or not np.isin(given, (0, 1)).all():
             raise ValueError(
                 f"expected an action mask of bool or 0/1 integers with {size} entries for each observation; "
                 f"got {given.dtype} of shape {given.shape}"
@@ -180,6 +197,35 @@ class LoadedPolicy:
         for name, data in pack(self.component, self.spec, self.policy, self.params, 0, self.env).items():
             write_file(folder / name, data)
         return folder
+
+
+def _whole_categories(space: gym.Space[Any], obs: Any) -> Any:
+    """Return an observation with Tuples that came as arrays as tuples, and categories that are whole as integers.
+
+    JSON has floats and lists for them. What doesn't fit is left for `observation_problem`.
+    """
+    match space:
+        case gym.spaces.Tuple():
+            obs = tuple(obs) if isinstance(obs, np.ndarray) and obs.ndim else obs
+            if isinstance(obs, tuple | list) and len(obs) == len(space.spaces):
+                return tuple(_whole_categories(part, value) for part, value in zip(space.spaces, obs, strict=True))
+        case gym.spaces.Dict():
+            if isinstance(obs, Mapping):
+                known = space.spaces
+                return {key: _whole_categories(known[key], one) if key in known else one for key, one in obs.items()}
+        case gym.spaces.Discrete() | gym.spaces.MultiDiscrete() | gym.spaces.MultiBinary():
+            try:
+                given = np.asarray(obs)
+            except ValueError:  # parts of different shapes
+                return obs
+            with np.errstate(invalid="ignore"):
+                whole = given.astype(np.int64) if given.dtype.kind in "biuf" else None
+            if whole is None or not np.array_equal(whole, given):
+                return obs
+            if not isinstance(space, gym.spaces.Discrete):
+                return whole
+            return whole.item() if whole.size == 1 else obs
+    return obs
 
 
 def pack(
@@ -250,8 +296,10 @@ def load_policy(
         raise ConfigError(f"The policy in {folder} is damaged: {type(error).__name__}: {error}.") from error
 
 
-NONSENSE: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError)
-NONSENSE += (ArithmeticError, RecursionError, MemoryError, RuntimeError)
+NONSENSE: tuple[type[Exception], ...] = (
+    *(ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError),
+    *(ArithmeticError, RecursionError, MemoryError, RuntimeError),
+)
 """Exceptions of Python, numpy, gymnasium and torch for invalid data."""
 
 

@@ -27,8 +27,8 @@ with warnings.catch_warnings():
             """`[N, *O]`, histories `[N, T, *O]` for a policy with memory -> actions `[N, *A]`; see `mlflow_model`."""
             mask = None
             if isinstance(model_input, dict):
-                mask, model_input = np.asarray(model_input["action_mask"], np.bool_), model_input["obs"]
-            obs = np.asarray(model_input, self.policy.spec.observation_space.dtype)
+                mask, model_input = model_input["action_mask"], model_input["obs"]
+            obs = np.asarray(model_input)
             if not self.policy.memory:
                 return self.policy.step(obs, action_mask=mask)[0]
             memory = actions = None

@@ -19,8 +19,9 @@ __all__ = ["LARGEST", "from_json", "to_json"]
 LARGEST = 2**24
 """Largest number of values in an observation or action, with categories one-hot."""
 
-DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {"bool", "float16"}
-DTYPES |= {"float32", "float64"}
+DTYPES = {"bool", "float16", "float32", "float64"} | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
 
 
 def to_json(space: gym.Space[Any]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ OBSERVATIONS: list[gym.Space[Any]] = [
     Discrete(4),
     Discrete(4, start=-2),
     Discrete(4, start=-2, dtype=np.int32),
+    Discrete(4, dtype=np.uint16),
+    Box(0, 60_000, (3,), np.uint16),
+    Tuple((Discrete(2, dtype=np.uint16), MultiDiscrete([2, 3], dtype=np.uint16))),
     Box(0, 1, (3,), np.bool_),
     Box(-1, 1, (3,), np.float16),
     MultiDiscrete([2, 3], dtype=np.int32),
@@ -199,6 +202,57 @@ def test_an_entry_of_another_shape_or_type_is_refused(make: Make, side: int, key
     given = obs.pop(key)
     with pytest.raises(ValueError, match="got the observation .*" + said):
         policy.act(obs if value is None else obs | {key: value(given)})
+
+
+PARTS = Tuple((Discrete(2), Discrete(4, start=-1), Discrete(3)))
+CHOICES = Dict({"a": Discrete(4), "b": MultiDiscrete([2, 3]), "c": MultiBinary(2)})
+
+
+@pytest.mark.parametrize(
+    ("space", "usual", "others"),
+    [
+        (
+            PARTS,
+            (1, 2, 0),
+            [np.array([1, 2, 0]), np.array([1.0, 2.0, 0.0]), [1.0, 2.0, 0.0], (np.array([1]), [2.0], np.array(0))],
+        ),
+        (
+            CHOICES,
+            {"a": 3, "b": np.array([1, 2]), "c": np.array([0, 1])},
+            [{"a": 3.0, "b": [1.0, 2.0], "c": [0.0, 1.0]}, {"a": [3], "b": np.array([1, 2], np.uint8), "c": [0, 1]}],
+        ),
+    ],
+    ids=["tuple", "dict"],
+)
+def test_categories_may_come_as_arrays_and_as_the_floats_of_json(
+    make: Make, space: gym.Space[Any], usual: Any, others: list[Any]
+) -> None:
+    policy = make(space, Box(-9.0, 9.0, (2,)))
+    expected = policy.act(usual, deterministic=True)
+    for obs in others:
+        assert np.array_equal(policy.act(obs, deterministic=True), expected), obs
+
+
+@pytest.mark.parametrize(
+    ("space", "obs"),
+    [
+        (PARTS, np.array([1, 2])),
+        (PARTS, np.array(1)),
+        (PARTS, (1, 2.5, 0)),
+        (PARTS, (1, np.array([2, 2]), 0)),
+        (PARTS, (1, np.nan, 0)),
+        (PARTS, (1, 3.0, 0)),
+        (PARTS, (1, "2", 0)),
+        (CHOICES, {"a": 3, "b": [0.5, 2.0], "c": [0, 1]}),
+        (CHOICES, {"a": 3, "b": [[1, 2], [3]], "c": [0, 1]}),
+        (CHOICES, {"a": 3, "b": [1, 2], "c": [0.0, np.inf]}),
+        (CHOICES, 3),
+    ],
+    ids=str,
+)
+def test_other_values_in_place_of_categories_are_refused(make: Make, space: gym.Space[Any], obs: Any) -> None:
+    with pytest.raises(ValueError, match=r"got the observation .*; expected"):
+        make(space, Discrete(2)).act(obs)
 
 
 def test_actions_are_sampled_from_the_policy(make: Make) -> None:
@@ -546,6 +600,22 @@ def test_an_action_mask_that_allows_no_action_is_refused(make: Any) -> None:
             policy.act(obs, action_mask=masks)
     bits = make(box, gym.spaces.MultiBinary(2), masked=True)
     assert bits.act(obs[0], action_mask=[0, 0]).tolist() == [0, 0]
+
+
+def test_a_step_refuses_the_observations_and_masks_that_act_refuses(make: Make) -> None:
+    """A served policy calls `step`."""
+    policy, obs = make(Box(-1.0, 1.0, (2,)), Discrete(3), masked=True), np.zeros((2, 2), np.float32)
+    assert policy.step(obs, action_mask=[[0, 1, 0], [0, 0, 1]])[0].tolist() == [1, 2]
+    with pytest.raises(ValueError, match="the action mask allows no action"):
+        policy.step(obs, action_mask=np.zeros((2, 3), np.bool_))
+    for mask in ([0, 1, 0], np.ones((3, 2), np.bool_), np.full((2, 3), -np.inf)):
+        with pytest.raises(ValueError, match="expected an action mask of bool or 0/1 integers with 3 entries"):
+            policy.step(obs, action_mask=mask)
+    for wrong in (obs[0], obs[:, :1], obs[None]):
+        with pytest.raises(ValueError, match=r"expected a stack of observations of shape \(2,\); got"):
+            policy.step(wrong)
+    with pytest.raises(ValueError, match="expected an observation of uint16 numbers; got"):
+        make(Box(0, 60_000, (2,), np.uint16), Discrete(3)).step(obs - 1)
 
 
 @pytest.mark.parametrize("where", ["", pytest.param("env", marks=pytest.mark.slow)])

@@ -97,6 +97,20 @@ def test_mlflow_predicts_the_greedy_actions_of_every_kind_of_policy(make: Make, 
         assert dtype == str(actions.dtype) and examples == 2, name
 
 
+def test_a_served_policy_refuses_masks_that_allow_no_action_or_have_another_shape(make: Make) -> None:
+    from pgzoo.export.mlflow_serving import PolicyModel
+
+    for options in ({}, {"policy": {"name": "gru", "memory": 3}}):
+        model = PolicyModel()
+        model.policy = make(POINT, Discrete(3), masked=True, **options)
+        obs = np.zeros((2, 4, 3) if options else (2, 3), np.float32)
+        answer = model.predict(None, {"obs": obs, "action_mask": np.array([[0, 1, 0], [0, 0, 1]], np.bool_)})
+        assert answer.tolist() == [1, 2]
+        for mask, said in ((np.zeros((2, 3), np.bool_), "allows no action"), (np.ones((2, 2)), "3 entries")):
+            with pytest.raises(ValueError, match=said):
+                model.predict(None, {"obs": obs, "action_mask": mask})
+
+
 def test_a_model_has_fixed_code_with_two_imports_and_no_local_paths(make: Make, tmp_path: Path) -> None:
     folder = export(make(POINT, Discrete(2)), tmp_path / "model", "mlflow")
     assert (folder / "model.py").read_text() == STUB

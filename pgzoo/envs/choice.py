@@ -122,7 +122,7 @@ def choose_backend(name: str, catalog: BackendCatalog, request: EnvRequest) -> t
     backend = _named(name, catalog)
     if not getattr(backend, "foreign", False):
         try:
-            ids.check(request.id, request.kwargs)
+            ids.check(request.id, request.kwargs, make=request.make)
         except EnvError as error:
             ways = " or ".join(f"--backend {way}" for way in foreign_backends(catalog, request))
             message = str(error)

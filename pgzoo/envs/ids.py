@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +75,13 @@ def describe(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvInf
     return EnvInfo(env_id, runs=True, successor=successor(env_id), **facts)
 
 
-def check(env_id: str, env_kwargs: Mapping[str, Any] | None = None, imports: Iterable[str] = ()) -> EnvSpec:
-    """Make the environment once and close it; return gymnasium's specification.
+def check(
+    env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    imports: Iterable[str] = (),
+    make: Callable[..., Any] | None = None,
+) -> EnvSpec:
+    """Make the environment once and close it; return gymnasium's specification, as `find` does.
 
     `imports` are modules to import first, for the environments that they register.
 
@@ -85,21 +90,23 @@ def check(env_id: str, env_kwargs: Mapping[str, Any] | None = None, imports: Ite
     """
     for module in imports:
         _import(module, f'environment "{env_id}"')
-    spec = find(env_id)
+    spec = find(env_id, make)
     with _temporary_env(env_id, spec, env_kwargs or {}):
         return spec
 
 
-def check_draws(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> None:
-    """Make the environment for a video and close it.
+def check_draws(
+    env_id: str, env_kwargs: Mapping[str, Any] | None = None, make: Callable[..., Any] | None = None
+) -> None:
+    """Make the environment for a video and close it; arguments as of `check`.
 
     Raises:
         EnvError: it can't be made here, or can't draw frames.
     """
     kwargs = dict(env_kwargs or {})
-    check(env_id, kwargs)
+    spec = check(env_id, kwargs, make=make)
     try:
-        with _temporary_env(env_id, find(env_id), {**kwargs, "render_mode": "rgb_array"}) as env:
+        with _temporary_env(env_id, spec, {**kwargs, "render_mode": "rgb_array"}) as env:
             modes = env.metadata.get("render_modes", ())
             why = "" if "rgb_array" in modes else f"its render modes are {', '.join(map(str, modes)) or 'none'}"
     except EnvError as error:
@@ -108,12 +115,19 @@ def check_draws(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Non
         raise EnvError(f'The environment "{env_id}" draws no frames for --video, as render_mode="rgb_array": {why}')
 
 
-def find(env_id: str) -> EnvSpec:
+def find(env_id: str, make: Callable[..., Any] | None = None) -> EnvSpec:
     """Return the specification of an id, also of the form "module:EnvId", without making the environment.
+
+    With `make`, that function makes it, in place of the one that is registered under the id: see `EnvRequest.make`.
 
     Raises:
         EnvError: there is none. The message names the successor or the nearest id.
     """
+    spec = _registered(env_id)
+    return spec if make is None else replace(spec, entry_point=make)
+
+
+def _registered(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     if module:
         _import(module, f'environment "{env_id}"')

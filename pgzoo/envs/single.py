@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -40,10 +39,7 @@ def recipe(request: EnvRequest) -> tuple[EnvSpec, dict[str, Any], tuple[Wrap, ..
     """Return the arguments of `make`, also for a process that registers and imports nothing itself."""
     limit = {} if request.max_episode_steps is None else {"max_episode_steps": request.max_episode_steps}
     wrappers = find_wrappers(request.wrappers, request.frame_stack)
-    spec = find(request.id)
-    if request.make is not None:
-        spec = replace(spec, entry_point=request.make)
-    return spec, {**request.kwargs, **limit}, wrappers
+    return find(request.id, request.make), {**request.kwargs, **limit}, wrappers
 
 
 def make(

@@ -194,7 +194,7 @@ def environment_for(
         )
     chosen = None
     if catalog is None:
-        ids.check(request.id, request.kwargs)
+        ids.check(request.id, request.kwargs, make=request.make)
     else:
         _, chosen = choose_backend(backend, catalog, request)
     found, expected = inspect_environment(request, chosen), policy.spec

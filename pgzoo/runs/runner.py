@@ -249,7 +249,8 @@ def _plan(
     """Make the plan, and warn if `auto` chose the environment backend of an installed plugin."""
     if config.video:
         require_extra("--video")
-        ids.check_draws(config.env, config.env_kwargs)  # frames are drawn by gymnasium's environment, on any backend
+        # frames are drawn by gymnasium's environment, on any backend
+        ids.check_draws(config.env, config.env_kwargs, catalog.environments.get(config.env))
     group = worker.group if worker else resume_point.group if resume_point else ""
     members = resume_point.members if resume_point else members
     plan = make_plan(config, catalog, group, members, compile_folder(home), resumed=resume_point is not None)

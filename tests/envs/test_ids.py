@@ -187,3 +187,12 @@ def test_a_video_of_an_environment_that_renders_nothing_is_refused(name: str) ->
 
 def test_a_video_of_an_environment_that_renders_is_not_refused() -> None:
     ids.check_draws("CartPole-v1")
+
+
+def test_an_environment_that_is_given_is_checked_in_place_of_the_registered_one() -> None:
+    made = gym.spec("CartPole-v1").entry_point
+    assert isinstance(made, str)
+    ids.check("probe/Blind-v0", {"render_mode": "rgb_array"}, make=gym.envs.registration.load_env_creator(made))
+    ids.check_draws("probe/Blind-v0", make=gym.envs.registration.load_env_creator(made))
+    with pytest.raises(EnvError, match='"CartPole-v1" draws no frames'):
+        ids.check_draws("CartPole-v1", make=Deaf)

@@ -17,7 +17,8 @@ from torch import nn
 
 import pgzoo
 from pgzoo.algorithms.ppo import PPO
-from pgzoo.errors import ConfigError, UnfitError, UnknownName
+from pgzoo.errors import ConfigError, EnvError, UnfitError, UnknownName
+from pgzoo.play.evaluation import environment_for
 from pgzoo.policies.mlp import MLP
 from pgzoo.registry import discover
 from pgzoo.registry.objects import find_imported, register_env
@@ -84,6 +85,22 @@ def test_runs_whose_environments_have_the_same_name_keep_their_own(given: Any, h
     results = [pgzoo.run("reinforce", env=length(k), **SHORT) for k in (3, 7)]
     assert len({result.plan.config.env for result in results}) == 1
     assert [result.evaluate(episodes=2).length_mean[0] for result in results] == [3.0, 7.0]
+
+
+def test_a_run_is_evaluated_in_its_environment_after_another_of_the_same_name_has_failed(
+    given: Any, home: Home, tmp_path: Path
+) -> None:
+    def fail() -> Any:
+        raise OSError("no simulator")
+
+    result = pgzoo.run("reinforce", env=(lambda: given.Count(length=3)), **SHORT)
+    with pytest.raises(EnvError, match="no simulator"):
+        pgzoo.run("reinforce", env=(lambda: fail()), **SHORT)
+    assert result.evaluate(episodes=2).length_mean[0] == 3.0
+    policy = result.policy()
+    assert environment_for(policy).make is result.plan.make_env
+    with pytest.raises(EnvError, match="no simulator"):
+        environment_for(policy, policy.env.id if policy.env else None)
 
 
 def test_threads_train_in_their_own_environments_of_the_same_name(given: Any, home: Home) -> None:

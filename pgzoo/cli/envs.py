@@ -96,15 +96,16 @@ def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, a
     from pgzoo.errors import EnvError, UnfitError
     from pgzoo.types import EnvRequest
 
-    info, request = describe(env_id, env_kwargs), EnvRequest(env_id, env_kwargs, None, rows=8)
-    fitting, auto, masked = foreign_backends(catalog, request), None, False
-    try:
-        auto, backend = choose_backend("auto", catalog, request)
-        every = {entry.name: make_backend(entry, catalog) for entry in catalog.entries("env_backend")}
-        fitting = [name for name, one in every.items() if not one.fits(request)]
-        masked = inspect_environment(request, backend).masked
-    except (EnvError, UnfitError) as error:
-        info = replace(info, runs=False, problem=str(error))
+    with common.stdout_to_stderr():
+        info, request = describe(env_id, env_kwargs), EnvRequest(env_id, env_kwargs, None, rows=8)
+        fitting, auto, masked = foreign_backends(catalog, request), None, False
+        try:
+            auto, backend = choose_backend("auto", catalog, request)
+            every = {entry.name: make_backend(entry, catalog) for entry in catalog.entries("env_backend")}
+            fitting = [name for name, one in every.items() if not one.fits(request)]
+            masked = inspect_environment(request, backend).masked
+        except (EnvError, UnfitError) as error:
+            info = replace(info, runs=False, problem=str(error))
     if as_json:
         about = {"summary": info.problem or "runs here", **asdict(info), "backends": fitting, "auto": auto}
         common.print_json({"name": info.id, **about, "action_masks": masked})

@@ -16,6 +16,7 @@ from pgzoo.cli.common import (
     plugin_options,
     print_json,
     progress_mode_option,
+    stdout_to_stderr,
 )
 from pgzoo.cli.completion import complete_run_or_folder
 from pgzoo.runs.waiting import ProgressMode, Waiting
@@ -69,12 +70,13 @@ def command(
         from pgzoo.play.evaluation import find_policies
         from pgzoo.tracking import Home
 
-    catalog = open_catalog(blocked=blocked, imports=imports)
-    found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
+    with stdout_to_stderr():
+        catalog = open_catalog(blocked=blocked, imports=imports)
+        found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
     made = []
     for number, one in enumerate(found, 1):
         to = folder if len(found) == 1 else folder / one.file_name
-        with Waiting(f"Exporting {one.name} as {format_}: {number} of {len(found)}", progress):
+        with stdout_to_stderr(), Waiting(f"Exporting {one.name} as {format_}: {number} of {len(found)}", progress):
             plugin = catalog.get("policy", one.policy.component.name).plugin
             needed = dict.fromkeys(["pgzoo", *filter(None, [plugin.distribution])])
             path = export(one.policy, to, format_, distributions=list(needed))

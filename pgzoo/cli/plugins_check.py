@@ -41,8 +41,9 @@ def check(ctx: click.Context, name: str, imports: Sequence[str], blocked: tuple[
 
         [name], imports = names_of_references([name], imports)
     catalog = common.open_catalog(blocked=blocked, imports=imports)
-    tasks = _tasks_of_object(name, catalog) if ":" in name else _tasks(name, catalog)
-    found = [_run_check(*task) for task in tasks]
+    with common.stdout_to_stderr():
+        tasks = _tasks_of_object(name, catalog) if ":" in name else _tasks(name, catalog)
+        found = [_run_check(*task) for task in tasks]
     failed = sum(not finding["ok"] for finding in found)
     if as_json:
         common.print_json(found)

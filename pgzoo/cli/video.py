@@ -86,17 +86,18 @@ def command(
         raise UsageError(f"--out {out}: there is no folder {out.parent}.")
     if out is not None and out.suffix.lower() != ".mp4":
         raise UsageError(f"--out {out}: give a name that ends in .mp4.")
-    catalog = open_catalog(blocked=blocked, imports=imports)
-    found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
+    with stdout_to_stderr():
+        catalog = open_catalog(blocked=blocked, imports=imports)
+        found = find_policies(what, catalog, Home.find(), tracking_uri, command_line())
     written: list[dict[str, Any]] = []
     for one in found:
         path = out or Path(re.sub(r"[^\w.-]+", "-", one.name) + ".mp4")
         if out is not None and len(found) > 1:
             path = out.with_stem(f"{out.stem}-{one.file_name}")
         frames, runs = Frames(episodes), [one.run] if one.run and env is None else []
-        with explain_missing_code(runs, catalog, command_line()):
-            request = environment_for(one.policy, env)
         with stdout_to_stderr(), Waiting(partial(_progress, path, frames), progress):
+            with explain_missing_code(runs, catalog, command_line()):
+                request = environment_for(one.policy, env)
             returns = video.record(
                 one.policy,
                 request,

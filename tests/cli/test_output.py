@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -12,14 +13,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from program import Folder
 from rich.console import Console
 from rich.text import Text
 
+import pgzoo
 from pgzoo.cli import common, tables
+from pgzoo.cli.main import program
 from pgzoo.cli.output import _Output, _text, _Visible
 from pgzoo.errors import visible
+from pgzoo.export.bundle import LoadedPolicy
 
 RUN = "run a2c --env CartPole-v1 --total-steps 100 --num-envs 2 --eval-episodes 1 --policy.hidden 4 --compile off"
 
@@ -160,3 +166,43 @@ def test_characters_that_an_encoding_does_not_have_are_replaced(encoding: str, t
     expected = {"ascii": b"-1.5 +/- 2 ... \\u65e5 \xe9\n", "latin-1": b"-1.5 \xb1 2 ... \\u65e5 \xe9\n"}
     utf8 = "−1.5 ± 2 … 日 ".encode() + b"\xe9\n"
     assert (tmp_path / "out").read_bytes() == expected.get(encoding, utf8)
+
+
+LOUD = """
+import pgzoo
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self, inputs, outputs):
+        print("from the network")
+        super().__init__(inputs, outputs)
+
+def value(*, rewards, valid):
+    print("from the estimator")
+    return rewards * valid
+
+@pgzoo.hookimpl
+def pgzoo_register(registry):
+    registry.algorithm("late", "late:Late")
+    registry.estimator("loud", value)
+"""
+LATE = "print('from the import')\nfrom pgzoo.algorithms.reinforce import Reinforce as Late"
+
+
+def test_text_that_a_plugin_prints_does_not_mix_with_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "loud.py").write_text(LOUD)
+    (tmp_path / "late.py").write_text(LATE)
+    loud = importlib.import_module("loud")
+    plan = pgzoo.plan("reinforce", env="CartPole-v1", policy=loud.Net, imports=["loud"])
+    params = {name: value[None] for name, value in plan.policy.init(np.random.default_rng(0)).items()}
+    LoadedPolicy(plan.config.policy, plan.spec, plan.policy, params).save(tmp_path / "policy")
+    for command, said in (
+        (("export", "./policy", "--to", "exported", "--no-progress"), "from the network"),
+        (("algorithms", "late"), "from the import"),
+        (("plugins", "check", "loud"), "from the estimator"),
+    ):
+        result = CliRunner().invoke(program, [*command, "--import", "loud", "--json"], prog_name="pgzoo")
+        assert json.loads(result.stdout) and said in result.stderr, command
+    for name in ("loud", "late"):
+        sys.modules.pop(name)

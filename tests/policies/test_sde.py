@@ -103,7 +103,7 @@ def test_noise_is_kept_for_the_number_of_steps_that_the_policy_requests(kept: in
 class Still:
     """Environments with a constant observation; the episode of each row ends after 5 steps."""
 
-    action_mask = None
+    observation_space, action_mask = Box(-1, 1, (3,)), None
 
     def reset(self, seeds: Any) -> Any:
         self.rows, self.t = len(seeds), 0

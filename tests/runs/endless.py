@@ -37,7 +37,11 @@ class Endless(gym.Env[Any, Any]):
 
 
 class Loud(Endless):
-    """Prints in every step, from Python and from C. Episodes have 5 steps."""
+    """Prints in its constructor, and in every step, from Python and from C. Episodes have 5 steps."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        print("from the constructor")
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         print("from print")

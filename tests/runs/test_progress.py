@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -80,10 +81,12 @@ def test_output_of_an_environment_goes_to_stderr_instead_of_stdout(folder: Folde
     (line,) = out.splitlines()
     answer = folder.parse(line)
     assert answer["status"] == "finished"
-    for said in ("from print", "from os.write", "from puts"):
+    for said in ("from the constructor", "from print", "from os.write", "from puts"):
         assert said in err
-    out, err = folder.pgzoo("evaluate", answer["group"], "--import", ENVS, "--episodes", "1", "--json", "--no-progress")
-    assert "from" not in out and "from puts" in err
+    for command in (("evaluate", answer["group"]), ("video", answer["group"]), ("envs", "endless/Loud-v0")):
+        out, err = folder.pgzoo(*command, "--import", ENVS, "--json", "--no-progress")
+        assert json.loads(out), command
+        assert "from the constructor" in err and "from puts" in err, command
 
 
 def test_the_progress_bar_advances_during_a_rollout_and_the_times_add_up(folder: Folder) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
 from pgzoo.extras import PLUGINS
+from pgzoo.quiet import prints_to_stderr
 from pgzoo.registry.presets import Preset, preset_files
 
 __all__ = ["KINDS", "ComponentKind", "Entry", "PluginCatalog", "PluginInfo", "Preset", "Registry", "Source", "Status"]
@@ -108,7 +109,8 @@ class Entry:
             return target
         module, _, attribute = target.partition(":")
         try:
-            return attrgetter(attribute)(import_module(module))
+            with prints_to_stderr():  # keep a plugin's output out of a command's JSON
+                return attrgetter(attribute)(import_module(module))
         except (Exception, SystemExit) as error:
             own = self.plugin.source == "built-in"
             advice = "" if own else f" Fix or reinstall the plugin, or disable it: --no-plugin {self.plugin.name}"
@@ -153,8 +155,8 @@ class Registry:
             config: the model of its settings.
             summary: one line.
             family: the heading that it is listed under.
-            actions: the supported action spaces, in words. "Box" or "Discrete", also before a comma, is named in the
-                error if no policy can be made for another space.
+            actions: the supported action spaces, in words. If it is just "Box" or "Discrete", the error for another
+                action space is: Algorithm "NAME" supports only Box actions.
             recurrent: whether it trains policies with memory.
             seeds: "native" if seeds are trained as one computation, "loop" if one after the other.
             source: a paper.

@@ -139,13 +139,23 @@ def _policy(config: RunConfig, spec: Spec, needs: frozenset[str], catalog: Plugi
             return make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
         except UnfitError as error:
             # the advice of a policy, such as another distribution, doesn't help an algorithm for other actions
-            kind = str(catalog.get("algorithm", config.algorithm).facts.get("actions", "any")).partition(",")[0]
-            if kind not in ("Box", "Discrete") or isinstance(spec.action_space, getattr(gym.spaces, kind)):
+            only = _only_actions(str(catalog.get("algorithm", config.algorithm).facts.get("actions")), needs)
+            if only is None or isinstance(spec.action_space, only):
                 raise
             raise UnfitError(
-                f'Algorithm "{config.algorithm}" supports only {kind} actions, not {spec.action_space}. Choose another '
-                "algorithm (pgzoo algorithms)."
+                f'Algorithm "{config.algorithm}" supports only {only.__name__} actions, not {spec.action_space}. '
+                "Choose another algorithm (pgzoo algorithms)."
             ) from error
+
+
+def _only_actions(registered: str, needs: frozenset[str]) -> type[gym.Space[Any]] | None:
+    """Return the only kind of action space that an algorithm supports, or None if that isn't certain.
+
+    `registered` describes the spaces in words, of which only the names of the two kinds are understood here.
+    """
+    if registered == "Box" or "shift" in needs:  # the mean of a Gaussian is shifted
+        return gym.spaces.Box
+    return gym.spaces.Discrete if registered == "Discrete" or "action_values" in needs else None
 
 
 def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gymnasium.spaces import Discrete
 
 from pgzoo.config import Layer
 from pgzoo.errors import UnfitError
-from pgzoo.registry import discover
+from pgzoo.registry import PluginInfo, discover
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import resolve
 from pgzoo.testing import probes
@@ -179,3 +180,24 @@ def test_an_added_critic_learns_the_returns(algorithm: str, estimator: str) -> N
     assert reports[0]["loss/value"][0] > 1 and reports[-1]["loss/value"][0] < 0.2
     assert isinstance(ended, RunEnded) and ended.statuses == ("finished",)
     assert ended.state.params["critic.table"][0, 1:].numpy() == pytest.approx(np.arange(1, 6), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        ("Box, Discrete", "it supports flat vectors, not images. Use --policy cnn"),
+        ("Box or Discrete", "it supports flat vectors, not images. Use --policy cnn"),
+        ("Box", 'Algorithm "own" supports only Box actions, not Discrete(3). Choose another algorithm'),
+        ("Discrete", "it supports flat vectors, not images. Use --policy cnn"),
+    ],
+)
+def test_an_algorithm_is_blamed_for_the_actions_only_if_it_surely_does_not_support_them(
+    actions: str, said: str
+) -> None:
+    catalog, entry = CATALOG.copy(), CATALOG.get("algorithm", "reinforce")
+    facts = {**entry.facts, "actions": actions}
+    catalog.add(PluginInfo("own", "inline", "own"), None, [replace(entry, name="own", facts=facts)])
+    images = {"env": "pgzoo/AnySpaces-v0", "env_kwargs": {"observation": "image-and-vector", "action": "discrete"}}
+    settings = {"algorithm": "own", "policy": "mlp", "total_steps": 1, **images}
+    with pytest.raises(UnfitError, match=re.escape(said)):
+        make_plan(resolve([Layer(settings, ".".join)], catalog), catalog)

@@ -25,8 +25,8 @@ EXTRAS = {
     "onnx": Extra(("onnx", "onnxscript", "onnxruntime"), "policies as ONNX graphs"),
     "sweep": Extra(("optuna", "cmaes"), "hyperparameter search"),
 }
-_COMMANDS = {m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules}
-_COMMANDS |= {
+_COMMANDS = {
+    **{m.lower(): f'pip install "pgzoo[{name}]"' for name, extra in EXTRAS.items() for m in extra.modules},
     "pygame": 'pip install "gymnasium[classic-control]"',
     "cv2": "pip install opencv-python-headless",
 }

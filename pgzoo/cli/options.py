@@ -23,9 +23,14 @@ NOTHING = object()
 
 SINGULAR = {"env_kwargs": "--env-kwarg", "tags": "--tag", "wrappers": "--wrapper"}
 LONGEST = 50
-METAVARS = {"seeds": "N|A,B,...", "tracking_uri": "URI", "init_from": "RUN_ID|FOLDER", "sweep_axis": "K=A,B,..."}
-METAVARS["diagnostics"] = "NAME,..."
-METAVARS |= dict.fromkeys(("backend", "experiment", "launcher", "name"), "NAME")
+METAVARS = {
+    "seeds": "N|A,B,...",
+    "tracking_uri": "URI",
+    "init_from": "RUN_ID|FOLDER",
+    "sweep_axis": "K=A,B,...",
+    "diagnostics": "NAME,...",
+    **dict.fromkeys(("backend", "experiment", "launcher", "name"), "NAME"),
+}
 
 
 class GroupedOption(click.Option):

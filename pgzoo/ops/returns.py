@@ -113,10 +113,9 @@ def total_return(
         gamma=gamma,
         next_values=next_values,
     )
-    first = _first_step(starts[..., : rewards.shape[-2], :])
-    total = to_go.gather(-2, first)
+    total, first = _episode_totals(to_go, starts, valid)
     if values is None:
-        return torch.where(valid, total, 0.0)
+        return total
     return torch.where(valid, total - values.gather(-2, first), 0.0), to_go
 
 
@@ -142,10 +141,8 @@ def leave_one_out(
     (2024), as RLOO.
     """
     to_go = reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
-    horizon = rewards.shape[-2]
-    begins = _first_step(starts[..., :horizon, :])
-    returns = torch.where(valid, to_go.gather(-2, begins), 0.0)
-    time = torch.arange(horizon, device=rewards.device).unsqueeze(-1)
+    returns, begins = _episode_totals(to_go, starts, valid)
+    time = torch.arange(rewards.shape[-2], device=rewards.device).unsqueeze(-1)
     first = valid & (begins == time)
     # in double precision, sums and differences of float32 returns are exact: equal returns give advantages of exactly 0
     wide, first = returns.double(), first.double()
@@ -386,6 +383,12 @@ def _first_step(starts: Tensor) -> Tensor:
     """Return the index of the first step of each step's episode, `[..., T, N]`; 0 if it started before the window."""
     time = torch.arange(starts.shape[-2], device=starts.device).unsqueeze(-1)
     return torch.where(starts, time, 0).cummax(-2).values
+
+
+def _episode_totals(to_go: Tensor, starts: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the reward-to-go of the first step of each step's episode, and the index of that step, `[..., T, N]`."""
+    first = _first_step(starts[..., : valid.shape[-2], :])
+    return torch.where(valid, to_go.gather(-2, first), 0.0), first
 
 
 def _continues(terminated: Tensor, truncated: Tensor, valid: Tensor) -> Tensor:

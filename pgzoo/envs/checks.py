@@ -83,8 +83,9 @@ def read_step(env_id: str, result: Any) -> tuple[Any, Any, bool, bool, Mapping[s
     """Return the five parts of what `step` returned, the flags as bools."""
     if isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping):
         obs, reward, terminated, truncated, info = result
-        if type(terminated) is not bool or type(truncated) is not bool:
+        if type(terminated) is not bool:
             terminated = _flag(env_id, "terminated", terminated)
+        if type(truncated) is not bool:
             truncated = _flag(env_id, "truncated", truncated)
         return obs, reward, terminated, truncated, info
     count = f"{len(result)} values" if isinstance(result, tuple) else _shown(result)
@@ -247,6 +248,8 @@ def _array_problem(space: gym.Space[Any], obs: Any) -> tuple[str, str] | None:
 
 def _flag(env_id: str, name: str, value: Any) -> bool:
     """Return a flag as a bool; an array of one flag is that flag."""
+    if type(value) is np.bool_:  # the result of a comparison in numpy, common and worth a short way
+        return bool(value)
     array = np.asarray(value)
     if array.size == 1 and (array.dtype.kind in "biuf" or value is None):
         return bool(array.item())

@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pgzoo.envs import ids, state
 from pgzoo.envs.asynchronous import AsyncBackend
-from pgzoo.envs.checks import read_mask, read_reward, sample_action
+from pgzoo.envs.checks import read_mask, read_reward, read_step, sample_action
 from pgzoo.envs.choice import inspect_environment, resets_completely
 from pgzoo.envs.single import integer_choices
 from pgzoo.envs.spec import make_spec
@@ -262,6 +262,14 @@ def test_a_flag_may_be_a_number_or_an_array_of_one_flag(flag: Any) -> None:
     envs.reset(np.arange(2))
     step = envs.step(np.zeros(2, np.int64), np.array([True, False]))
     assert step.terminated.tolist() == [True, False] and step.truncated.tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    "flags", [(True, False), (np.True_, np.False_), (np.False_, True), (False, np.True_), (1, np.False_)], ids=repr
+)
+def test_each_flag_of_a_step_becomes_a_bool(flags: tuple[Any, Any]) -> None:
+    _, _, *read, _ = read_step("x", (0, 0.0, *flags, {}))
+    assert [type(flag) for flag in read] == [bool, bool] and read == [bool(flag) for flag in flags]
 
 
 def test_a_worker_accepts_an_array_of_one_flag() -> None:

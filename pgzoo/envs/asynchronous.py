@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,15 +49,17 @@ class AsyncEnvs:
         self._broken = False
         self._info_keys = request.info
         one = functools.partial(make_checked, os.getpid(), spec, settings, wrappers, request.info)
-        others = set(multiprocessing.active_children())
+        envs = gym.vector.AsyncVectorEnv.__new__(gym.vector.AsyncVectorEnv)
         try:
             with self._failures_named("its constructor"):
-                self._envs = gym.vector.AsyncVectorEnv([one] * request.rows, context="spawn")
+                gym.vector.AsyncVectorEnv.__init__(envs, [one] * request.rows, context="spawn")
         except BaseException:
-            _kill(set(multiprocessing.active_children()) - others)
+            _kill(getattr(envs, "processes", ()))  # those that it had started when it failed
             raise
-        # At its end, Python would wait for them after a SIGTERM, which they ignore.
-        self._kill = functools.partial(_kill, self._envs.processes)
+        self._envs = envs
+        # The workers ignore SIGTERM, with which multiprocessing ends them at exit before it waits for them: kill them
+        # first.
+        self._kill = functools.partial(_kill, envs.processes)
         atexit.register(self._kill)
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
@@ -138,4 +139,5 @@ class AsyncEnvs:
 
 def _kill(processes: Iterable[BaseProcess]) -> None:
     for process in processes:
-        process.kill()
+        if process.pid is not None:  # it was started
+            process.kill()

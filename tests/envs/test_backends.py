@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ from pgzoo.envs.asynchronous import AsyncBackend
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.single import make_single
 from pgzoo.envs.sync import SyncBackend
+from pgzoo.errors import EnvError
 from pgzoo.protocols import EnvBackend, VectorEnv
 from pgzoo.types import EnvRequest
 
@@ -166,6 +169,40 @@ def test_processes_of_the_async_backend_ignore_signals_that_their_parent_handles
     envs._broken = True  # such as after a second Ctrl-C
     envs.close()
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_an_async_backend_that_cannot_be_opened_kills_its_own_processes_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own: list[Any] = []
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+
+    def fail(envs: Any) -> None:
+        own.extend(envs.processes)
+        other.start()  # as another thread may at any moment
+        raise OSError("no memory")
+
+    monkeypatch.setattr(gym.vector.AsyncVectorEnv, "_check_spaces", fail)
+    with pytest.raises(EnvError, match="raised OSError: no memory in its constructor"):
+        AsyncBackend().open(request(rows=1))
+    [process] = own
+    process.join(30.0)
+    try:
+        assert process.exitcode == -signal.SIGKILL
+        other.join(0.2)
+        assert other.exitcode is None
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_a_process_of_the_async_backend_that_cannot_be_started_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(process: Any) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", fail)
+    with pytest.raises(EnvError, match="raised BlockingIOError: no more processes in its constructor"):
+        AsyncBackend().open(request(rows=1))
 
 
 def test_a_row_that_is_not_live_is_not_stepped() -> None:

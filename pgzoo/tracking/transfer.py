@@ -107,23 +107,20 @@ def import_run(source: Path, target: Path, uri: str, artifacts: str | None, move
             raise UsageError("this machine has another run with the same key")
         grown = len(theirs) > len(same_store)
         copy_artifacts(source / "artifacts", target / "artifacts", replace=grown)
-        lacks_checkpoints = theirs == same_store and not (target / CHECKPOINTS).exists()
         new = max(theirs, same_store, key=len)
-        if new == ours:
-            if lacks_checkpoints:
-                copy_checkpoints(source / CHECKPOINTS, target / CHECKPOINTS)
-            return "unchanged"
-        if same_store != ours:  # the other store has nothing of it
-            (target / "ack.json").unlink(missing_ok=True)
-            (target / "run.json").unlink(missing_ok=True)
-        elif ours and grown:  # draw its plots and log its policy again
-            ledger = Ledger.read(target)
-            ledger.closed, ledger.reported, ledger.model, ledger.plots = "", False, "", ""
-            ledger.write(target)
-        write_file(file, new, mode=0o600)
-        if grown or lacks_checkpoints:  # after the journal: a resumed run doesn't write earlier records again
+        if new != ours:
+            if same_store != ours:  # the other store has nothing of it
+                (target / "ack.json").unlink(missing_ok=True)
+                (target / "run.json").unlink(missing_ok=True)
+            elif ours and grown:  # draw its plots and log its policy again
+                ledger = Ledger.read(target)
+                ledger.closed, ledger.reported, ledger.model, ledger.plots = "", False, "", ""
+                ledger.write(target)
+            write_file(file, new, mode=0o600)
+        if new == theirs:  # also if it was copied before: that may have been interrupted here
+            # After the journal: a resumed run doesn't write earlier records again.
             copy_checkpoints(source / CHECKPOINTS, target / CHECKPOINTS)
-        return "new" if not ours else "grown" if grown else "moved"
+        return "unchanged" if new == ours else "new" if not ours else "grown" if grown else "moved"
     finally:
         mine.release()
 

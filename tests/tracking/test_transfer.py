@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pgzoo.cli import main
 from pgzoo.errors import UsageError
-from pgzoo.tracking import Home, Journal, Session
+from pgzoo.tracking import Home, Journal, Session, transfer
 from pgzoo.tracking.ledger import start_of
 from pgzoo.tracking.transfer import import_runs
 
@@ -73,31 +73,76 @@ def test_a_run_is_imported_once_and_can_be_extended_and_moved(home: Home, tmp_pa
     assert "another run with the same key" in import_runs(there.root, home, uri, True).refused["g-s0"]
 
 
-def test_checkpoints_are_imported_with_a_run_and_replaced_when_it_has_grown(home: Home, tmp_path: Path) -> None:
+@pytest.fixture
+def there(tmp_path: Path) -> Home:
+    """The home of another machine, with a run without checkpoints."""
     there = Home.find({"PGZOO_HOME": str(tmp_path / "there")})
     start(there, "g", 0).release()
-    theirs, ours = (place.runs / "g-s0" / "checkpoints" for place in (there, home))
+    return there
 
-    def save(*steps: int) -> None:
-        shutil.rmtree(theirs, ignore_errors=True)
-        for step in steps:
-            (theirs / f"step-{step:012d}").mkdir(parents=True)
-            (theirs / f"step-{step:012d}" / "state.json").write_text(str(step))
 
-    def copied() -> list[str]:
-        return sorted(file.read_text() for file in ours.glob("step-*/state.json"))
+def save(there: Home, *steps: int) -> None:
+    """Make these the checkpoints of the run."""
+    checkpoints = there.runs / "g-s0" / "checkpoints"
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    for step in steps:
+        (checkpoints / f"step-{step:012d}").mkdir(parents=True)
+        (checkpoints / f"step-{step:012d}" / "state.json").write_text(str(step))
 
-    import_runs(there.root, home, "http://server", False)
-    save(1, 2)
-    assert import_runs(there.root, home, "http://server", False).unchanged == 1
-    assert copied() == ["1", "2"]  # a run of which no checkpoint was copied before
-    save(2, 3)
-    import_runs(there.root, home, "http://server", False)
-    assert copied() == ["1", "2"]  # those of this machine may be newer
-    with (there.runs / "g-s0" / "journal.jsonl").open("a") as file:
+
+def add_end(place: Home) -> None:
+    """Add a record to the journal of the run."""
+    with (place.runs / "g-s0" / "journal.jsonl").open("a") as file:
         file.write('{"t":"end","ts":9,"status":"FINISHED","reason":""}\n')
+
+
+def copied(home: Home) -> list[str]:
+    """Return the checkpoints of the run in this home."""
+    return sorted(file.read_text() for file in home.runs.glob("g-s0/checkpoints/step-*/state.json"))
+
+
+def test_checkpoints_are_imported_with_a_run_and_replaced_unless_this_machine_has_more_records(
+    home: Home, there: Home
+) -> None:
+    import_runs(there.root, home, "http://server", False)
+    save(there, 1, 2)
+    assert import_runs(there.root, home, "http://server", False).unchanged == 1
+    assert copied(home) == ["1", "2"]  # a run of which no checkpoint was copied before
+    save(there, 2, 3)
+    add_end(there)
     assert import_runs(there.root, home, "http://server", False).grown == 1
-    assert copied() == ["2", "3"]
+    assert copied(home) == ["2", "3"]
+    add_end(home)  # as after it was resumed here
+    save(there, 4)
+    assert import_runs(there.root, home, "http://server", False).unchanged == 1
+    assert copied(home) == ["2", "3"]
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["new", "grown"])
+@pytest.mark.parametrize("complete", [0, 1])
+def test_an_interrupted_copy_of_checkpoints_is_completed_by_the_next_one(
+    home: Home, there: Home, monkeypatch: pytest.MonkeyPatch, complete: int, grown: bool
+) -> None:
+    if grown:
+        save(there, 1)
+        import_runs(there.root, home, "http://server", False)
+        add_end(there)
+    save(there, 2, 3)
+    write, written = transfer.write_folder, []
+
+    def interrupted(target: Path, files: dict[str, bytes]) -> None:
+        if len(written) == complete:
+            raise KeyboardInterrupt
+        written.append(target)
+        write(target, files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "write_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            import_runs(there.root, home, "http://server", False)
+    assert copied(home) == ["1"] * grown + ["2"] * complete
+    assert import_runs(there.root, home, "http://server", False).unchanged == 1
+    assert copied(home) == ["2", "3"]
 
 
 def test_importing_a_folder_without_runs_or_the_home_itself_is_refused(home: Home, tmp_path: Path) -> None:

@@ -10,12 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = [
-    "collect_garbage_rarely",
-    "ignore_stop_signals",
-    "keep_freed_memory",
-    "lower_priority",
-]
+__all__ = ["collect_garbage_rarely", "ignore_stop_signals", "keep_freed_memory", "lower_priority"]
 
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's mallopt
 KEPT_BYTES, LARGE_BYTES = 2**28, 2**25

@@ -56,8 +56,7 @@ def command(
     ID may have the form module:EnvId. The list only shows whether an environment's code can be loaded. With ID one is
     made and a few steps are played, as `pgzoo run` does before it trains. Exit code 2 if it doesn't run here.
 
-    docs/environments.md lists environments that train, including those of other packages, with the
-    commands.
+    docs/environments.md lists environments that train, including those of other packages, with the commands.
     """
     catalog = common.open_catalog(blocked=blocked, imports=imports)
     if env_id is None:

@@ -138,7 +138,7 @@ class RunUpload:
             self.save()
 
     def forget_run(self) -> None:
-        """Upload the run from its beginning when it is tried again, because the store has lost it."""
+        """Forget what was uploaded, because the store has lost the run; the next attempt starts from its beginning."""
         self.run_id, self.ledger = "", Ledger()
         with contextlib.suppress(OSError):
             (self.folder / "run.json").unlink(missing_ok=True)

@@ -60,8 +60,17 @@ def command(
 
     from pgzoo import tracking
     from pgzoo.tracking.journal import count_lines
-    from pgzoo.tracking.ledger import OMITTED, WANTED, Ledger, journal_folders, pending_stores, plural, read_json
-    from pgzoo.tracking.session import ensure_uploader
+    from pgzoo.tracking.ledger import (
+        OMITTED,
+        WANTED,
+        Ledger,
+        is_retried,
+        journal_folders,
+        pending_stores,
+        plural,
+        retry_time,
+    )
+    from pgzoo.tracking.session import ask_to_retry, ensure_uploader
 
     home = tracking.Home.find()
     uri = tracking.resolve_uri(tracking_uri, home)
@@ -81,7 +90,8 @@ def command(
     plots = plots and any(Ledger.read(folder).plots == OMITTED for folder in journal_folders(home))
     if before or before.refused or plots:
         stores = pending_stores(home)
-        home.retry_file.write_text(WANTED if plots else "")
+        asked_before = retry_time(home)
+        ask_to_retry(home, WANTED if plots else "")
         deadline, checked = time.monotonic() + wait, -10.0
 
         def text() -> str:
@@ -90,17 +100,17 @@ def command(
             return f"{tracking.format_shipping(left, *stores)}, {done:,} of {total:,} uploaded"
 
         with Waiting(text, progress):
-            asked = home.retry_file.stat().st_mtime_ns
             while True:
                 # Refused runs and omitted plots are counted only after the uploader has read the request.
-                retried = not (before.refused or plots) or read_json(home.status_file).get("retried") == asked
+                heeded = retry_time(home) != asked_before and is_retried(home)
+                retried = not (before.refused or plots) or heeded
                 begin = time.monotonic()
                 left = tracking.pending(home)
                 if retried and plots:
                     before, plots = before or left, False
                 if retried and not left:
                     break
-                if time.monotonic() - checked > 0.5:  # an uploader that has failed ends, to be replaced with this one's
+                if time.monotonic() - checked > 0.5:  # an uploader may crash
                     ensure_uploader(home)
                     checked = time.monotonic()
                 if time.monotonic() >= deadline:

@@ -77,6 +77,11 @@ class Home:
         return self.root / "prepared.lock"
 
     @property
+    def successor_lock(self) -> Path:
+        """The lock of the process with which `pgzoo sync` asks to retry, and which may be the next uploader."""
+        return self.root / "successor.lock"
+
+    @property
     def uploader_log(self) -> Path:
         """The log of the uploader process."""
         return self.root / "uploader.log"

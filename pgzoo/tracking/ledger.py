@@ -31,6 +31,7 @@ __all__ = [
     "count_runs",
     "format_shipping",
     "identity",
+    "is_retried",
     "is_tracked",
     "journal_folders",
     "names_of",
@@ -38,6 +39,7 @@ __all__ = [
     "pending_stores",
     "plural",
     "read_json",
+    "retry_time",
     "start_of",
     "start_of_seed",
     "write_json",
@@ -270,6 +272,19 @@ def identity(folder: Path, start: Record, shipped: Mapping[str, Any]) -> dict[st
         "started": start.get("ts", 0),
         "path": folder,
     }
+
+
+def retry_time(home: Home) -> int:
+    """Return when `pgzoo sync` last asked to retry everything, in nanoseconds; 0 if it never did."""
+    try:
+        return home.retry_file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def is_retried(home: Home) -> bool:
+    """Return whether an uploader has read the last request of `pgzoo sync` to retry everything."""
+    return bool(read_json(home.status_file).get("retried", 0) == retry_time(home))
 
 
 def read_json(path: Path) -> dict[str, Any]:

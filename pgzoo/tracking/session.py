@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -34,10 +34,12 @@ from pgzoo.tracking.ledger import MAX_AWAITED, MAX_PLOTTED, Pending, pending_of
 from pgzoo.tracking.secrets import hide_secrets
 from pgzoo.tracking.system import SYSTEM, Process, System
 
-__all__ = ["Session", "ensure_uploader", "prepare_uploader"]
+__all__ = ["Session", "ask_to_retry", "ensure_uploader", "prepare_uploader"]
 
 SYNC_EVERY, CHECK_EVERY = 1.0, 3.0
 LOG_LIMIT = 2**20
+RETRY = "--retry="
+"""Begins the argument of an uploader that is started by a request to retry; the request follows."""
 logger = logging.getLogger("pgzoo.tracking")
 children: list[tuple[Path, Process]] = []
 """The uploaders that this process started, each with the root of its home."""
@@ -215,18 +217,43 @@ class Session:
 
 
 def ensure_uploader(home: Home, system: System = SYSTEM) -> None:
-    """Start the home's uploader process unless one is running. Raises OSError if it can't be started."""
+    """Start the home's uploader process unless one is running, or waits to be the next one.
+
+    Raises OSError if it can't be started.
+    """
     children[:] = [(root, child) for root, child in children if child.poll() is None]
-    if system.is_locked(home.uploader_lock) or any(root == home.root for root, _ in children):
+    running = any(map(system.is_locked, (home.uploader_lock, home.successor_lock)))
+    if running or any(root == home.root for root, _ in children):
         dismiss_prepared()
         return
-    if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
-        system.disk.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
+    limit_log(home, system)
     if child := take_prepared(home):
         children.append((home.root, child))
         return
+    start_uploader(home, system, uploader_command(home))
+
+
+def ask_to_retry(home: Home, request: str, system: System = SYSTEM) -> None:
+    """Start a process that asks the home's uploader to retry everything; without an uploader, it becomes the uploader.
+
+    An uploader that has failed leaves, and that process takes its place: it has the environment of this process, which
+    may have other credentials. It outlives this process, so that an uploader runs even if this process ends at once.
+    `request` is written into the retry file. Raises OSError if the process can't be started.
+    """
+    limit_log(home, system)
+    start_uploader(home, system, [*uploader_command(home), f"{RETRY}{request}"])
+
+
+def limit_log(home: Home, system: System) -> None:
+    """Begin a new log of the uploader if it is long. Raises OSError."""
+    if home.uploader_log.exists() and home.uploader_log.stat().st_size > LOG_LIMIT:
+        system.disk.replace(home.uploader_log, home.uploader_log.with_suffix(".log.1"))
+
+
+def start_uploader(home: Home, system: System, command: Sequence[str]) -> None:
+    """Start a process that writes into the uploader's log. Raises OSError."""
     with open(os.open(home.uploader_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-        children.append((home.root, system.start_process(uploader_command(home), home.root, uploader_variables(), log)))
+        children.append((home.root, system.start_process(command, home.root, uploader_variables(), log)))
 
 
 def prepare_uploader(home: Home, tracking_uri: str) -> None:

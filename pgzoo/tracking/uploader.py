@@ -26,14 +26,17 @@ from pgzoo.tracking.ledger import (
     Ledger,
     count_runs,
     is_empty,
+    is_retried,
     is_tracked,
     journal_folders,
     read_json,
+    retry_time,
     write_json,
 )
 from pgzoo.tracking.lookup import garbage_collection_paused
 from pgzoo.tracking.run_upload import RunUpload
-from pgzoo.tracking.system import SYSTEM, System
+from pgzoo.tracking.session import RETRY, ensure_uploader
+from pgzoo.tracking.system import SYSTEM, Lock, System
 
 if TYPE_CHECKING:
     from pgzoo.tracking.store import Store
@@ -59,31 +62,44 @@ class Uploader:
         self._retried: int = read_json(home.status_file).get("retried", 0)  # by the uploader before this one
         self._status: dict[str, Any] = {}
 
-    def run(self) -> None:
-        """Upload until there has been nothing to upload for `EXIT_AFTER_IDLE` seconds."""
+    def run(self) -> bool:
+        """Upload until there has been nothing to upload for `EXIT_AFTER_IDLE` seconds.
+
+        Returns True if the next uploader must be started, because only a new process can continue.
+        """
         needed = self._system.monotonic()
         lock_file = identity_of(self.home.uploader_lock)
         # stop if the home was removed: another uploader may run in its place
         while lock_file and identity_of(self.home.uploader_lock) == lock_file:
             begin = self._system.monotonic()
-            if self._retry_time() != self._retried and self._has_failed:
+            if self._must_leave:
                 log.info("asked to retry: a new uploader does, with the credentials of the command that asked")
-                return
+                return False
             busy = self.round()
             self._write_status()
             if any(store.vanished for store in self._stores.values()):
                 log.warning("a database was deleted or replaced; a new uploader will open it afresh")
-                return
+                return True
             if self.uploads:
                 needed = self._system.monotonic()
             elif self._system.monotonic() - needed > EXIT_AFTER_IDLE:
-                return
+                return False
             if not busy:
                 training = next((upload for upload in self.uploads.values() if upload.alive), None)
                 if training:
                     import_for_the_end()
                 took = self._system.monotonic() - begin  # long, if there are hundreds of runs
                 self._rest(min(MAX_POLL_INTERVAL, max(POLL_INTERVAL, 10 * took)), training)
+        return False
+
+    @property
+    def _must_leave(self) -> bool:
+        """Whether this uploader has failed, and the process that asks to retry waits to take its place.
+
+        If that process was killed, this uploader retries itself, because no other would be started.
+        """
+        asked = retry_time(self.home) != self._retried
+        return asked and self._has_failed and self._system.is_locked(self.home.successor_lock)
 
     @property
     def _has_failed(self) -> bool:
@@ -194,9 +210,10 @@ class Uploader:
 
     def _heed_request(self) -> None:
         """If `pgzoo sync` has asked for it, retry everything, refused runs too, and omitted plots if it wants them."""
-        if self._retry_time() == self._retried:
+        asked = retry_time(self.home)
+        if asked == self._retried or self._must_leave:
             return
-        self._retried = self._retry_time()
+        self._retried = asked
         self._settled.clear()
         for store in self._stores.values():
             store.retry_now()
@@ -241,13 +258,6 @@ class Uploader:
         if group not in self._group_sizes:
             self._group_sizes[group] = count_runs(self.home, group)
         return self._group_sizes[group] > self._max_plotted
-
-    def _retry_time(self) -> int:
-        """Return when `pgzoo sync` last asked to retry everything, 0 if it never did."""
-        try:
-            return self.home.retry_file.stat().st_mtime_ns
-        except OSError:
-            return 0
 
     def _plots_requested(self) -> bool:
         """Return whether the last `pgzoo sync` asked for the plots that were omitted."""
@@ -296,7 +306,8 @@ class RedactingFormatter(logging.Formatter):
 def main() -> None:
     """Run the uploader of the home given on the command line, unless one is running.
 
-    With `--when-asked` it is run when a line comes from standard input, and not at all when that is closed.
+    With `--when-asked` it is run when a line comes from standard input, and not at all when that is closed; with
+    `--retry=REQUEST` it asks the running one to retry, and is run if that one leaves.
     """
     root = Path(sys.argv[1]).resolve()
     home = Home(root, root / "mlflow.db", root / "mlartifacts")
@@ -304,9 +315,12 @@ def main() -> None:
     lower_priority()
     if "--when-asked" in sys.argv[2:]:
         stand_by(home)
-    with locked(home, SYSTEM) as mine:
-        if mine:
-            serve(home)
+    request = next((word.removeprefix(RETRY) for word in sys.argv[2:] if word.startswith(RETRY)), None)
+    with locked(home, SYSTEM, request) as mine:
+        unfinished = mine and serve(home)
+    if unfinished:
+        with contextlib.suppress(OSError):  # the home was removed
+            ensure_uploader(home)
 
 
 def stand_by(home: Home) -> None:
@@ -346,9 +360,12 @@ def load_mlflow() -> None:
 
 
 @contextlib.contextmanager
-def locked(home: Home, system: System) -> Iterator[bool]:
-    """Hold the lock of the home's uploader while the body runs; yield False if another process holds it."""
-    mine = system.lock(home.uploader_lock, 2.0)
+def locked(home: Home, system: System, request: str | None = None) -> Iterator[bool]:
+    """Hold the lock of the home's uploader while the body runs; yield False if another process holds it.
+
+    With a `request` to retry, that process is asked to, and this one waits until that one leaves or retries.
+    """
+    mine = system.lock(home.uploader_lock, 2.0) if request is None else replace_uploader(home, system, request)
     try:
         yield mine is not None
     finally:
@@ -356,8 +373,28 @@ def locked(home: Home, system: System) -> Iterator[bool]:
             mine.release()
 
 
-def serve(home: Home) -> None:
-    """Upload the runs of a home, as this process's only task."""
+def replace_uploader(home: Home, system: System, request: str) -> Lock | None:
+    """Ask the uploader to retry everything; return its lock when it has left, None if it retries.
+
+    It leaves only if it has failed. While this process holds the successor's lock, trainers start no other uploader,
+    which would have their credentials.
+    """
+    while (successor := system.lock(home.successor_lock, 1.0)) is None:  # another command has asked
+        if not home.root.is_dir():
+            return None
+    try:
+        home.retry_file.write_text(request)
+        lock_file = identity_of(home.successor_lock)
+        while lock_file and identity_of(home.successor_lock) == lock_file and not is_retried(home):
+            if mine := system.lock(home.uploader_lock, 1.0):
+                return mine
+        return None
+    finally:
+        successor.release()
+
+
+def serve(home: Home) -> bool:
+    """Upload the runs of a home, as this process's only task. Returns True if the next uploader must be started."""
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -371,8 +408,8 @@ def serve(home: Home) -> None:
         stores = {"mlflow": {"error": f"mlflow can't be imported: {error}"}}
         write_json(home.status_file, {"pid": os.getpid(), "stores": stores})
         SYSTEM.sleep(60.0)  # while this process holds the lock, the trainers start no other
-        return
-    Uploader(home).run()
+        return False
+    return Uploader(home).run()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pgzoo.tracking.journal import Journal, Record, records
 from pgzoo.tracking.ledger import Ledger, journal_folders, pending_of, read_json
 from pgzoo.tracking.report import write_tables
 from pgzoo.tracking.run_upload import metric_rows
-from pgzoo.tracking.session import ensure_uploader
+from pgzoo.tracking.session import RETRY, ask_to_retry, ensure_uploader
 from pgzoo.tracking.uploader import Uploader, locked
 
 client_utils: Any = _client_utils
@@ -97,7 +97,7 @@ class Schedule:
     def __init__(self, world: World) -> None:
         self.world, draw = world, world.random
         self.home = Home.find({"PGZOO_HOME": str(world.root / "home")})
-        world.programs = lambda command: ("uploader", self.upload)
+        world.programs = lambda command: ("uploader", lambda: self.upload(command))
         self.runs = [
             Run(f"run-{k}", draw.randrange(3, 60), draw.uniform(0.5, 20.0)) for k in range(draw.choice((1, 1, 2, 3)))
         ]
@@ -114,10 +114,10 @@ class Schedule:
         self.trouble = draw.choice((20.0, 60.0, 200.0))
         """Mean simulated seconds between two incidents."""
 
-    def upload(self) -> None:
+    def upload(self, command: Sequence[str]) -> None:
         """Do what the uploader process does."""
         client_utils._artifact_repos_cache.clear()  # a new process has none
-        with locked(self.home, self.world.system) as mine:
+        with locked(self.home, self.world.system, "" if command[-1] == RETRY else None) as mine:
             if mine:
                 Uploader(self.home, self.world.system, max_plotted=0).run()
 
@@ -180,17 +180,16 @@ class Schedule:
             draw.choice(self.incidents)()
 
     def quiet(self) -> None:
-        """End all faults, and upload the rest as `pgzoo sync` does."""
+        """End all faults, and upload the rest as `pgzoo sync --wait 0` does."""
         world = self.world
         world.calm = True
         world.disk.full = world.disk.lies = world.disk.small_files_only = NETWORK.down = False
         world.run(world.now + 60)  # late requests are carried out
         if not self.home.root.exists():  # a power cut has removed everything
             return
-        self.home.retry_file.write_text("")
+        ask_to_retry(self.home, "", world.system)
         deadline = world.now + QUIET
         while world.now < deadline:
-            ensure_uploader(self.home, world.system)
             world.run(world.now + 5)
             if not pending_of(journal_folders(self.home)):
                 break

@@ -21,8 +21,9 @@ from program import PATIENCE
 from pgzoo.cli.main import program
 from pgzoo.cli.ui import deep_link, free_port, last_words, without_account
 from pgzoo.errors import StoreError
-from pgzoo.tracking import Home, pending
+from pgzoo.tracking import Home, Session, pending
 from pgzoo.tracking.ledger import Ledger, journal_folders
+from pgzoo.tracking.locks import is_locked, lock
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -109,6 +110,7 @@ def test_a_refused_run_is_reported_at_its_end_and_its_records_do_not_count_as_up
     monkeypatch.setenv("PGZOO_HOME", str(tmp_path / ".pgzoo"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr("pgzoo.tracking.session.ensure_uploader", refuse)
+    monkeypatch.setattr("pgzoo.tracking.session.ask_to_retry", lambda home, request: None)
     ended = command("run", "random", "--env", "CartPole-v1", "--total-steps", "50", "--eval-episodes", "1", "--json")
     assert ended.exit_code == 0
     assert json.loads(ended.stdout)["refused_runs"].popitem()[1] == "the experiment was deleted"
@@ -120,6 +122,27 @@ def test_a_refused_run_is_reported_at_its_end_and_its_records_do_not_count_as_up
     synced = command("sync")
     assert synced.exit_code == 1
     assert synced.stdout == f"Uploaded 0 records, 0 runs.\nRefused: run {folder.name}: the experiment was deleted\n"
+
+
+def test_sync_that_does_not_wait_leaves_a_process_that_takes_the_place_of_an_uploader_that_leaves(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, serving = place.home, f"serving {place.home.root} as process "
+    with monkeypatch.context() as patched:
+        patched.setattr("pgzoo.tracking.session.ensure_uploader", lambda home: None)
+        opened = Session(home, "group", "http://127.0.0.1:9")
+        opened.journal("kept", name="n", experiment="e", seed=0, algorithm="a", env="e").end("FINISHED")
+        opened.close(0)
+    leaving = lock(home.uploader_lock)  # a request of the uploader blocks for longer than `pgzoo sync` waits
+    assert leaving is not None
+    done = place.pgzoo("sync", "--wait", "0")
+    assert done.returncode == 1 and "The upload continues in the background." in done.stdout
+    place.eventually(lambda: is_locked(home.successor_lock) and home.retry_file.exists())
+    assert serving not in home.uploader_log.read_text(encoding="utf-8")
+    leaving.release()
+    place.eventually(lambda: serving in home.uploader_log.read_text(encoding="utf-8"))
+    assert is_locked(home.uploader_lock)
+    os.kill(int(home.uploader_log.read_text(encoding="utf-8").partition(serving)[2].split()[0]), signal.SIGKILL)
 
 
 def test_ui_without_a_store_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

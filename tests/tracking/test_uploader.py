@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+from program import PATIENCE, eventually
 
 from pgzoo.tracking import NO_STORE, Home, Session
-from pgzoo.tracking.ledger import Ledger, read_json, write_json
-from pgzoo.tracking.locks import lock
+from pgzoo.tracking import uploader as module
+from pgzoo.tracking.ledger import WANTED, Ledger, read_json, retry_time, write_json
+from pgzoo.tracking.locks import is_locked, lock
 from pgzoo.tracking.run_upload import RunUpload
+from pgzoo.tracking.session import ensure_uploader
+from pgzoo.tracking.system import SYSTEM, Lock
 from pgzoo.tracking.transfer import import_runs
-from pgzoo.tracking.uploader import Uploader
+from pgzoo.tracking.uploader import Uploader, replace_uploader
 
 
 def without_start(home: Home, key: str) -> Path:
@@ -189,18 +197,117 @@ def test_a_run_that_is_moved_to_another_store_while_the_uploader_runs_is_uploade
     assert not (home.runs / "moved" / "rejected.jsonl").exists()
 
 
-def test_a_request_to_retry_ends_an_uploader_that_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its environment may have other credentials than that of `pgzoo sync`, which starts the next one."""
+@pytest.fixture
+def idle_home(tmp_path: Path) -> Home:
+    """A home whose uploader's lock is free."""
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
     home.root.mkdir(exist_ok=True)
-    home.uploader_lock.touch()
-    uploader = Uploader(home)
-    uploader.uploads[home.root] = SimpleNamespace(backoff=SimpleNamespace(error="401"))  # type: ignore[assignment]
+    return home
+
+
+@contextlib.contextmanager
+def asking_to_retry(home: Home, held: Lock) -> Iterator[Future[Lock | None]]:
+    """Ask to retry and wait for the uploader's lock in another thread; `held` is released at the end."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(replace_uploader, home, SYSTEM, WANTED)
+        finally:
+            held.release()
+
+
+@pytest.fixture
+def failing(idle_home: Home, monkeypatch: pytest.MonkeyPatch) -> Uploader:
+    """An uploader that has failed, of a home with nothing to upload; its rounds raise InterruptedError."""
+    idle_home.uploader_lock.touch()
+    uploader = Uploader(idle_home)
+    backoff = SimpleNamespace(error="401", retry_now=mock.Mock())
+    uploader.uploads[idle_home.root] = SimpleNamespace(backoff=backoff)  # type: ignore[assignment]
     monkeypatch.setattr(uploader, "round", mock.Mock(side_effect=InterruptedError))
+    return uploader
+
+
+def test_a_request_to_retry_ends_an_uploader_that_fails_if_the_next_one_waits(
+    idle_home: Home, failing: Uploader
+) -> None:
+    """Its environment may have other credentials than that of `pgzoo sync`, which has started the next one."""
+    next_one = lock(idle_home.successor_lock)
+    assert next_one is not None
     with pytest.raises(InterruptedError):
-        uploader.run()
-    home.retry_file.write_text("")
-    uploader.run()
-    assert not home.status_file.exists()  # the next uploader finds the request
+        failing.run()
+    idle_home.retry_file.write_text("")
+    assert not failing.run()
+    failing._heed_request()  # the request may also come after the check of `run`
+    assert not idle_home.status_file.exists() and failing._retried == 0  # the next uploader finds the request
+    next_one.release()
+
+
+def test_an_uploader_that_fails_retries_itself_if_no_other_waits_to_take_its_place(
+    idle_home: Home, failing: Uploader
+) -> None:
+    idle_home.retry_file.write_text("")
+    with pytest.raises(InterruptedError):
+        failing.run()
+    failing._heed_request()
+    assert failing._retried == idle_home.retry_file.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "retries"])
+def test_the_process_that_asks_to_retry_waits_until_the_uploader_leaves_or_retries(
+    idle_home: Home, leaves: bool
+) -> None:
+    running = lock(idle_home.uploader_lock)
+    assert running is not None
+    with asking_to_retry(idle_home, running) as asking:
+        eventually(lambda: idle_home.retry_file.exists() and idle_home.retry_file.read_text() == WANTED)
+        assert is_locked(idle_home.successor_lock) and not asking.done()
+        if leaves:
+            running.release()
+            other = replace(SYSTEM, is_locked=lambda file: file == idle_home.successor_lock, start_process=mock.Mock())
+            ensure_uploader(idle_home, other)  # a trainer looks when the one has left and the other hasn't come yet
+            other.start_process.assert_not_called()
+        else:
+            write_json(idle_home.status_file, {"retried": retry_time(idle_home)})
+        mine = asking.result(PATIENCE)
+        assert not is_locked(idle_home.successor_lock) and is_locked(idle_home.uploader_lock)
+    assert (mine is not None) == leaves
+    if mine is not None:
+        mine.release()
+
+
+def test_a_request_to_retry_is_made_after_that_of_another_command(idle_home: Home) -> None:
+    other = lock(idle_home.successor_lock)
+    assert other is not None
+    with asking_to_retry(idle_home, other) as asking:
+        time.sleep(0.1)
+        assert not idle_home.retry_file.exists()
+        other.release()
+        mine = asking.result(PATIENCE)
+    assert mine is not None and idle_home.retry_file.exists()
+    mine.release()
+
+
+def test_an_uploader_whose_database_was_replaced_starts_the_next_one_when_it_leaves(
+    idle_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, free = FakeStore(), []
+    store.vanished = True
+
+    def serve(home: Home) -> bool:
+        uploader = Uploader(home)
+        uploader._stores[store.uri] = store  # type: ignore[assignment]
+        return uploader.run()
+
+    for name in ("collect_garbage_rarely", "lower_priority"):
+        monkeypatch.setattr(module, name, lambda: None)
+    monkeypatch.setattr(module, "serve", serve)
+    monkeypatch.setattr(module, "ensure_uploader", lambda home: free.append(not is_locked(home.uploader_lock)))
+    monkeypatch.setattr("sys.argv", ["uploader", str(idle_home.root)])
+    module.main()
+    assert free == [True]
+    store.vanished = False
+    monkeypatch.setattr(module, "EXIT_AFTER_IDLE", -1.0)
+    module.main()
+    assert free == [True]
 
 
 def test_a_file_that_is_too_large_for_the_server_keeps_back_no_others(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""The loop of a search: trials that Optuna proposes, and the best of them again on fresh seeds."""
+"""The loop of a search: trials that Optuna proposes, until there are enough, then its finals."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from pgzoo import tracking
-from pgzoo.config import RunConfig
 from pgzoo.errors import RunFailed
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.signals import stop_on_signals
 from pgzoo.search import preset as preset_file
 from pgzoo.search.display import Display
+from pgzoo.search.finals import train_finalists
 from pgzoo.search.jobs import Workers
 from pgzoo.search.log import StudyLog
-from pgzoo.search.options import SearchOptions
 from pgzoo.search.report import write_report
 from pgzoo.search.result import Finalist, SweepResult, TrialRow
 from pgzoo.search.space import Dimension, Range, choice_label, configure, round_setting, sample
@@ -31,7 +30,7 @@ from pgzoo.tracking.ledger import PARENT
 from pgzoo.tracking.locks import lock
 from pgzoo.training.loop import Control
 
-__all__ = ["Search", "best_rows", "fresh_seeds"]
+__all__ = ["Search"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -85,7 +84,9 @@ class Search:
             with self.display.waiting(lambda: "Waiting for another process that trains the best trials again"):
                 held = lock(study.folder / "finals.lock", timeout=-1)
             try:
-                finalists, interrupted = self._finals()
+                finalists, interrupted = train_finalists(
+                    study, self.catalog, self.command, self.display, self._finalist
+                )
             finally:
                 if held is not None:
                     held.release()
@@ -244,6 +245,9 @@ class Search:
         config = config.model_copy(update={"seeds": seeds, "tags": labels})
         return Candidate(number, config, tuple(settings))
 
+    def _finalist(self, row: TrialRow, seeds: tuple[int, ...]) -> Candidate:
+        return self._candidate(row.number, row.settings, seeds, {"pgzoo.seeds": "fresh"})
+
     def _train(self, asked: Sequence[Candidate]) -> bool:
         """Train trials and store their ends; return False if the search was interrupted.
 
@@ -312,46 +316,3 @@ class Search:
                 f"(settings: {failed[-1].format_settings()}). Check the fixed settings with "
                 f"pgzoo run {self.base.algorithm}."
             )
-
-    def _finals(self) -> tuple[tuple[Finalist, ...], bool]:
-        """Train the best trials with fresh seeds; return them, and whether this was interrupted.
-
-        Scores that the study has from an earlier call are used again.
-        """
-        seeds = fresh_seeds(self.options, self.base)
-        best = best_rows(self.study.rows(), self.options.top)
-        stored = self.study.optuna.user_attrs
-        missing = [row for row in best if stored.get(f"fresh.{row.number}", {}).get("seeds") != list(seeds)]
-        tags = {"pgzoo.seeds": "fresh"}
-        interrupted = False
-        for group in batches([self._candidate(row.number, row.settings, seeds, tags) for row in missing]):
-            with self.display.training([candidate.number for candidate in group], fresh=True):
-                done = train_batch(group, self.options.objective, self.catalog, command=self.command)
-            for outcome in done:
-                if outcome.status == "finished":
-                    about = {"seeds": seeds, "scores": outcome.scores, "run_keys": outcome.run_keys}
-                    self.study.optuna.set_user_attr(f"fresh.{outcome.number}", about)
-                elif outcome.status == "failed":
-                    _log.warning("Trial %s failed on fresh seeds: %s", outcome.number, outcome.reason)
-            if interrupted := any(outcome.status == "interrupted" for outcome in done):
-                break
-        stored = self.study.optuna.user_attrs
-        found = [
-            Finalist(row.number, row.settings, row.score or 0.0, tuple(about["scores"]), tuple(about["run_keys"]))
-            for row in best
-            if (about := stored.get(f"fresh.{row.number}")) and about["seeds"] == list(seeds)
-        ]
-        return tuple(found), interrupted
-
-
-def fresh_seeds(options: SearchOptions, base: RunConfig) -> tuple[int, ...]:
-    """Return the seeds with which the best trials are trained again."""
-    count, first = options.fresh_seeds or 2 * len(base.seeds), max(base.seeds) + 1
-    return tuple(range(first, first + count))
-
-
-def best_rows(rows: Sequence[TrialRow], count: int) -> list[TrialRow]:
-    """Return the `count` finished trials with the best scores, best first, each setting once."""
-    ranked = sorted((row for row in rows if row.score is not None), key=lambda row: (-(row.score or 0.0), row.number))
-    distinct = {json.dumps(row.settings, sort_keys=True): row for row in reversed(ranked)}
-    return [row for row in ranked if row in distinct.values()][:count]

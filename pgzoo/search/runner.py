@@ -21,8 +21,9 @@ from pgzoo.runs.resolve import compose, resolve
 from pgzoo.runs.waiting import ProgressMode, progress_mode
 from pgzoo.search import preset as preset_file
 from pgzoo.search.display import Display
+from pgzoo.search.finals import fresh_seeds
 from pgzoo.search.log import StudyLog
-from pgzoo.search.loop import Search, fresh_seeds
+from pgzoo.search.loop import Search
 from pgzoo.search.options import Pruner, Sampler, SearchOptions, require_optuna
 from pgzoo.search.result import SweepResult
 from pgzoo.search.space import checked_space, parse_search

@@ -243,18 +243,16 @@ def test_a_saved_preset_has_settings_that_are_none(home: Path) -> None:
 def test_a_search_whose_best_trials_fail_on_fresh_seeds_has_no_winner(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pgzoo.search import loop
+    from pgzoo.search import finals
 
-    train_batch = loop.train_batch
+    train_batch = finals.train_batch
 
     def failing_on_fresh_seeds(group: Any, *arguments: Any, **named: Any) -> Any:
+        assert {one.config.tags["pgzoo.seeds"] for one in group} == {"fresh"}
         done = train_batch(group, *arguments, **named)
-        fresh = group[0].config.tags.get("pgzoo.seeds") == "fresh"
-        return [
-            replace(outcome, status="failed", reason="the simulator is gone") if fresh else outcome for outcome in done
-        ]
+        return [replace(outcome, status="failed", reason="the simulator is gone") for outcome in done]
 
-    monkeypatch.setattr(loop, "train_batch", failing_on_fresh_seeds)
+    monkeypatch.setattr(finals, "train_batch", failing_on_fresh_seeds)
     words = "sweep ppo --env CartPole-v1 --seeds 2 --total-steps 64 --num-envs 2 --rollout-steps 16 --eval-episodes 1"
     words += " --search learning_rate=0.01,0.02 --trials 2 --sampler grid --save-preset best --tracking-uri none"
     done = CliRunner().invoke(main.program, [*words.split(), "--no-progress"])

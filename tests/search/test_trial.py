@@ -11,7 +11,7 @@ import pytest
 
 from pgzoo.config import RunConfig
 from pgzoo.registry import PluginCatalog
-from pgzoo.search.loop import best_rows
+from pgzoo.search.finals import best_rows
 from pgzoo.search.result import Finalist, TrialRow
 from pgzoo.search.space import configure as configure_trial
 from pgzoo.search.trial import Candidate, Outcome, Rungs, batches, score

@@ -136,9 +136,9 @@ def leave_one_out(
     and leaves the gradient unbiased, because it doesn't depend on the episode's own actions. For a single episode the
     baseline is 0 and the advantage its return.
 
-    Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. Returns advantages and total returns.
-    It needs whole episodes (attribute `whole_episodes`). Source: Kool et al. (2019); Ahmadian et al.
-    (2024), as RLOO.
+    Shapes: all `[..., T, N]`, `starts` may have T+1 steps; `gamma` broadcasts. Returns advantages and, as the targets
+    of a critic, `reward_to_go`. It needs whole episodes (attribute `whole_episodes`). Source: Kool et al. (2019);
+    Ahmadian et al. (2024), as RLOO.
     """
     to_go = reward_to_go(rewards=rewards, terminated=terminated, truncated=truncated, valid=valid, gamma=gamma)
     returns, begins = _episode_totals(to_go, starts, valid)
@@ -149,7 +149,7 @@ def leave_one_out(
     total = weighted_sum(wide, first)[..., None, None]
     others = weighted_sum(torch.ones_like(first), first)[..., None, None] - 1
     advantages = (wide - (total - wide) / others.clamp(min=1.0)).to(returns.dtype)
-    return torch.where(valid, advantages, 0.0), returns
+    return torch.where(valid, advantages, 0.0), to_go
 
 
 leave_one_out.whole_episodes = True  # type: ignore[attr-defined]

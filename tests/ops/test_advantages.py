@@ -142,14 +142,15 @@ def test_leave_one_out_compares_the_episodes_of_all_environments() -> None:
     # returns 3, 6 and 12: the others' means are 9, 7.5 and 4.5
     left = window("..T_.T", rewards=[1, 2, 4, GARBAGE, 4, 4])
     right = window("..F___", rewards=[6, 0, 24, GARBAGE, GARBAGE, GARBAGE])
-    advantages, returns = estimate(leave_one_out, flatten_steps(left, right), gamma=0.5)
-    assert returns[0].T.tolist() == [[3, 3, 3, 0, 6, 6], [12, 12, 12, 0, 0, 0]]
+    advantages, targets = estimate(leave_one_out, flatten_steps(left, right), gamma=0.5)
+    assert targets[0].T.tolist() == [[3, 4, 4, 0, 6, 4], [12, 12, 24, 0, 0, 0]]  # the returns that remain
     assert advantages[0].T.tolist() == [[-6, -6, -6, 0, -1.5, -1.5], [7.5, 7.5, 7.5, 0, 0, 0]]
 
 
 def test_the_advantage_of_a_single_episode_is_its_return() -> None:
-    advantages, returns = estimate(leave_one_out, window("..T_", rewards=[1, 2, 4, GARBAGE]), gamma=0.5)
-    assert advantages.flatten().tolist() == returns.flatten().tolist() == [3, 3, 3, 0]
+    advantages, targets = estimate(leave_one_out, window("..T_", rewards=[1, 2, 4, GARBAGE]), gamma=0.5)
+    assert advantages.flatten().tolist() == [3, 3, 3, 0]
+    assert targets.flatten().tolist() == [3, 4, 4, 0]
 
 
 def test_leave_one_out_compares_only_episodes_of_the_same_member() -> None:
@@ -389,7 +390,7 @@ def test_an_estimator_matches_its_literal_formula(
 @given(batch=batches())
 @property_of_batches
 def test_leave_one_out_matches_its_formula_and_sums_to_zero_over_episodes(batch: Batch) -> None:
-    advantages, returns = estimate(leave_one_out, batch)
+    advantages, targets = estimate(leave_one_out, batch)
     for s in range(len(advantages)):
         episodes = [where for where in stretches(batch) if where[0] == s]
         gamma = float(batch["gamma"][s])
@@ -397,11 +398,12 @@ def test_leave_one_out_matches_its_formula_and_sums_to_zero_over_episodes(batch:
         others = [total[:k] + total[k + 1 :] for k in range(len(total))]
         expected = [total[k] - sum(rest) / max(1, len(rest)) for k, rest in enumerate(others)]
         for k, where in enumerate(episodes):
-            for found, literal in ((returns, total[k]), (advantages, expected[k])):
-                assert found[where].tolist() == pytest.approx([literal] * len(found[where]), abs=1e-9)
+            assert advantages[where].tolist() == pytest.approx([expected[k]] * len(advantages[where]), abs=1e-9)
+            assert float(targets[where][0]) == pytest.approx(total[k], abs=1e-9)
         if len(episodes) > 1:
             assert sum(float(advantages[where][0]) for where in episodes) == pytest.approx(0, abs=1e-9)
-    assert not advantages[~batch["valid"]].any() and not returns[~batch["valid"]].any()
+    assert targets.tolist() == estimate(reward_to_go, batch | {"next_values": None})[0].tolist()
+    assert not advantages[~batch["valid"]].any() and not targets[~batch["valid"]].any()
 
 
 # bit-identical results, in the precision of training

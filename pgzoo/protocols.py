@@ -304,6 +304,11 @@ class UpdateContext(Protocol):
         ...
 
     @property
+    def info(self) -> tuple[str, ...]:
+        """The keys of `trajectory.info`: those that the algorithm or the estimator needs."""
+        ...
+
+    @property
     def policy(self) -> LearningPolicy:
         """The policy. `policy.apply(params, batch.inputs)` takes all parameters and buffers, as in a loss."""
         ...

@@ -30,7 +30,10 @@ STORED = (
     "action_mask",
     "memory",
 )
-"""The parts of a trajectory that are stored until it is used."""
+"""The parts of a trajectory that are stored until it is used, besides the values of the environment's info."""
+
+INFO = PREFIX + "info."
+"""Prefix of the names of the buffers with those values."""
 
 
 class IMPALAConfig(MinibatchConfig):
@@ -77,7 +80,8 @@ class IMPALA:
             return AlgorithmState({}, {})
         seen: Any = ctx.spec.observation_space
         acts: Any = ctx.spec.action_space
-        choice = torch.float32 if isinstance(acts, gym.spaces.Box) else torch.int64
+        box = isinstance(acts, gym.spaces.Box)
+        action = (gym.spaces.flatdim(acts),) if box else acts.shape  # trajectories hold the actions of a Box flat
         flags = {name: torch.zeros(lag, steps, n, dtype=torch.bool) for name in ("terminated", "truncated", "valid")}
         numbers = {name: torch.zeros(lag, steps, n) for name in ("rewards", "log_probs")}
         stored = (
@@ -85,7 +89,7 @@ class IMPALA:
             | numbers
             | {
                 "obs": torch.from_numpy(np.zeros((lag, steps + 1, n, *seen.shape), seen.dtype)),
-                "actions": torch.zeros(lag, steps, n, *acts.shape, dtype=choice),
+                "actions": torch.zeros(lag, steps, n, *action, dtype=torch.float32 if box else torch.int64),
                 "starts": torch.zeros(lag, steps + 1, n, dtype=torch.bool),
                 "timestep": torch.zeros(lag, steps, n, dtype=torch.int64),
                 "count": torch.tensor(0),
@@ -95,7 +99,8 @@ class IMPALA:
             stored["action_mask"] = torch.ones(lag, steps + 1, n, gym.spaces.flatdim(acts), dtype=torch.bool)
         if ctx.policy.memory_size:
             stored["memory"] = torch.zeros(lag, n, ctx.policy.memory_size)
-        return AlgorithmState({}, {PREFIX + name: value for name, value in stored.items()})
+        info = {INFO + key: torch.zeros(lag, steps, n) for key in ctx.info}
+        return AlgorithmState({}, {PREFIX + name: value for name, value in stored.items()} | info)
 
     def update_meanwhile(self, ctx: UpdateContext, state: TrainState) -> TrainState:
         """With a lag, train on the oldest stored rollout. Rollout workers collect the next one at the same time.
@@ -150,15 +155,17 @@ class IMPALA:
 def _store(buffers: Params, trajectory: Trajectory, log_probs: Tensor) -> Params:
     """Return the buffers with this rollout in place of the oldest one, `[S, lag, T, N, ...]`."""
     new = {name: getattr(trajectory, name) for name in STORED} | {"log_probs": log_probs}
+    named = {PREFIX + name: leaf for name, leaf in new.items() if leaf is not None}
+    named |= {INFO + key: leaf for key, leaf in (trajectory.info or {}).items()}
     updated = {f"{PREFIX}count": buffers[f"{PREFIX}count"] + 1}
-    for name, leaf in new.items():
-        if leaf is not None:
-            stored = buffers[PREFIX + name]
-            updated[PREFIX + name] = torch.cat([stored[:, 1:], leaf.unsqueeze(1).to(stored.dtype)], 1)
+    for name, leaf in named.items():
+        stored = buffers[name]
+        updated[name] = torch.cat([stored[:, 1:], leaf.unsqueeze(1).to(stored.dtype)], 1)
     return updated
 
 
 def _oldest(buffers: Params) -> tuple[Trajectory, Tensor]:
     """Return the oldest stored rollout, and the log-probabilities of its actions."""
     stored: dict[str, Any] = {name: buffers[PREFIX + name][:, 0] for name in STORED if PREFIX + name in buffers}
-    return Trajectory(**stored), buffers[f"{PREFIX}log_probs"][:, 0]
+    info = {name.removeprefix(INFO): leaf[:, 0] for name, leaf in buffers.items() if name.startswith(INFO)}
+    return Trajectory(**stored, info=info or None), buffers[f"{PREFIX}log_probs"][:, 0]

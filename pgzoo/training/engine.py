@@ -130,6 +130,11 @@ class Engine:
         """The spaces of the environment."""
         return self.plan.spec
 
+    @property
+    def info(self) -> tuple[str, ...]:
+        """The keys of the environment's info whose values the run needs."""
+        return self.plan.info
+
     def running(self) -> bool:
         """Whether any member is active."""
         return bool(self.state.active.any())

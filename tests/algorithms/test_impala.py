@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from pgzoo.training.engine import Engine
 from pgzoo.types import Batch, TrainState
 
 SMALL: dict[str, Any] = {"num_envs": 3, "rollout_steps": 8, "policy": {"hidden": (8,)}, "learning_rate": 0.01}
@@ -88,6 +91,68 @@ def test_with_a_lag_of_n_updates_train_on_the_rollout_from_n_updates_ago(engine:
     assert not now.equal(trained[-1][1])
 
 
+class Numbers(gym.Env[Any, Any]):
+    """Random observations and actions of any shape; an episode has five steps. The info of a step has a random cost."""
+
+    def __init__(self, obs: tuple[int, ...] = (), action: tuple[int, ...] = ()) -> None:
+        self.observation_space, self.action_space = gym.spaces.Box(-1, 1, obs), gym.spaces.Box(-1, 1, action)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self._obs(), float(np.sum(action)), self.t == 5, False, {"cost": self.np_random.random()}
+
+    def _obs(self) -> Any:
+        return np.asarray(self.np_random.uniform(-1, 1, self.observation_space.shape), np.float32)
+
+
+gym.register("probe/Numbers-v0", f"{__name__}:Numbers")
+
+
+def two_updates(ctx: Any) -> list[Any]:
+    """Collect and update twice; return the rollouts."""
+    algorithm, seen = ctx.plan.algorithm, []
+    for _ in range(2):
+        ctx.begin_update()
+        before = ctx.state
+        state, one = ctx.collect_while(before, lambda state: algorithm.update_meanwhile(ctx, state))
+        ctx.state = algorithm.update(ctx, state, one)
+        ctx.state, _ = ctx.end_update(before)
+        seen.append(one)
+    return seen
+
+
+@pytest.mark.parametrize(("obs", "action"), [((3,), ()), ((3,), (2, 2)), ((), (1,))])
+def test_a_lag_stores_numbers_of_any_shape(engine: Any, obs: tuple[int, ...], action: tuple[int, ...]) -> None:
+    ctx = engine("impala", env="probe/Numbers-v0", env_kwargs={"obs": obs, "action": action}, lag=1, **SMALL)
+    start = ctx.state
+    *_, last = two_updates(ctx)
+    for name in ("obs", "actions"):
+        stored = ctx.state.buffers[f"impala.rollout.{name}"]
+        assert stored.dtype == start.buffers[f"impala.rollout.{name}"].dtype
+        assert stored[:, 0].equal(getattr(last, name)) and bool(stored.any()), name
+    assert any(not ctx.state.params[name].equal(start.params[name]) for name in start.params)
+
+
+def test_a_lag_stores_the_values_of_the_info(plan: Any, engine: Any) -> None:
+    def saving(rewards: Any, info: Any) -> Any:
+        given.append(info["cost"])
+        return rewards - info["cost"]
+
+    given: list[Any] = []
+    shown = plan("impala", env="probe/Numbers-v0", backend="sync", lag=1, **SMALL)
+    ctx = Engine(replace(shown, estimator=saving, needs=shown.needs | {"info:cost"}))
+    first, last = two_updates(ctx)
+    assert ctx.state.buffers["impala.rollout.info.cost"][:, 0].equal(last.info["cost"])
+    assert len(given) == ctx.settings.epochs and all(cost.equal(first.info["cost"]) for cost in given)
+    assert bool(first.info["cost"].any())
+    ctx.close()
+
+
 def test_the_state_that_a_diagnostic_gets_has_old_parameters_and_the_current_progress(engine: Any) -> None:
     ctx = engine("impala", seeds=2, total_steps=1000, **SMALL)
     for _ in range(3):
@@ -110,11 +175,6 @@ def test_lag_of_one_trains_with_memory_masks_box_actions_and_normalization(
     engine: Any, settings: dict[str, Any]
 ) -> None:
     ctx = engine("impala", lag=1, **(SMALL | settings))
-    start, algorithm = ctx.state, ctx.plan.algorithm
-    for _ in range(2):
-        ctx.begin_update()
-        before = ctx.state
-        collected = ctx.collect_while(before, lambda state: algorithm.update_meanwhile(ctx, state))
-        ctx.state = algorithm.update(ctx, *collected)
-        ctx.state, _ = ctx.end_update(before)
+    start = ctx.state
+    two_updates(ctx)
     assert any(not ctx.state.params[name].equal(start.params[name]) for name in start.params)

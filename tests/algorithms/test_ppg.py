@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,26 @@ def test_the_latest_windows_are_stored_side_by_side(engine: Any) -> None:
         stored = torch.cat([getattr(one, name) for one in seen[1:]], 2)
         assert torch.equal(state.buffers[f"ppg.{name}"], stored), name
     assert state.buffers["ppg.returns"].shape == state.buffers["ppg.valid"].shape == (2, 8, 6)
+
+
+def test_single_numbers_are_stored_without_rounding(engine: Any) -> None:
+    class Number(gym.Env[Any, Any]):
+        """Observations are single numbers between -1 and 1, in an array without dimensions."""
+
+        observation_space, action_space = gym.spaces.Box(-1, 1, ()), gym.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed)
+            return np.asarray(self.np_random.uniform(-1, 1), np.float32), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return np.asarray(self.np_random.uniform(-1, 1), np.float32), 0.0, False, False, {}
+
+    gym.register("probe/Number-v0", Number)
+    ctx = engine("ppg", env="probe/Number-v0", **SMALL)
+    state, seen = updated(ctx, ctx.state)
+    gym.registry.pop("probe/Number-v0")
+    assert state.buffers["ppg.obs"][:, :, -2:].equal(seen.obs) and bool((seen.obs % 1).any())
 
 
 @pytest.mark.parametrize("policy", ["mlp", "gru"])

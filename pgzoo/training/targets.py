@@ -257,9 +257,17 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
             f'{name} needs whole episodes, but algorithm "{c.algorithm}" collects windows of '
             f"{plan.collection.count} steps. Choose another estimator (pgzoo estimators)."
         )
+    takes = frozenset(p.name for p in parameters)
+    if "log_rhos" in takes and getattr(c.settings, "recompute_advantages", False):
+        raise UnfitError(
+            f"{name} includes in its advantages the ratio of the policy that learns to the one that acted, and "
+            f'algorithm "{c.algorithm}" multiplies advantages by this ratio itself. Advantages that are estimated again '
+            "after a gradient step would be wrong. Remove --recompute-advantages, or choose another estimator, such as "
+            "gae (pgzoo estimators)."
+        )
     return Estimator(
         function=plan.estimator,
-        takes=frozenset(p.name for p in parameters),
+        takes=takes,
         settings={name: value for name, value in settings.items() if not isinstance(value, Tensor)},
         tensors={name: value for name, value in settings.items() if isinstance(value, Tensor)},
         normalize_reward=c.normalize_reward,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pgzoo.errors import UnfitError
+from pgzoo.training.engine import Engine
 from pgzoo.types import Loss
 
 
@@ -132,6 +135,19 @@ def test_minibatches_contain_each_valid_row_once_per_epoch_in_a_new_order(engine
             orders.append([row for part in met for row in part])
             assert Counter(orders[-1]) == Counter(marked[member][seen.valid[member]].tolist())
         assert orders[0] != orders[1] != orders[2]
+
+
+def test_recomputed_advantages_are_refused_for_an_estimator_with_importance_ratios(plan: Any, engine: Any) -> None:
+    def ratios(rewards: Any, log_rhos: Any = None) -> Any:
+        return rewards
+
+    message = r'Estimator "v-trace" includes .* algorithm "ppo" .*\. Remove --recompute-advantages, or choose another'
+    with pytest.raises(UnfitError, match=message):
+        engine("ppo", estimator="v-trace", recompute_advantages=True, **SMALL)
+    shown = plan("ppo", recompute_advantages=True, **SMALL)
+    with pytest.raises(UnfitError, match="Remove --recompute-advantages"):
+        Engine(replace(shown, estimator=ratios))
+    engine("ppo", estimator="v-trace", recompute_advantages=False, **SMALL)
 
 
 @pytest.mark.parametrize("anew", [False, True])

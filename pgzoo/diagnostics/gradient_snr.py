@@ -22,12 +22,17 @@ class GradientSNR:
 
     The trajectory is split into K = 8 minibatches (for a policy with memory, at most one per environment), with the
     parameters that collected it. A ratio far below 1 says that single minibatches point in random directions: larger
-    batches or more environments help. It needs an algorithm with a method `loss`.
+    batches or more environments help. It needs an algorithm with a method `loss` that doesn't read `batch.extra`.
     """
 
     def fits(self, plan: Any) -> str:
         """Return an empty string for an algorithm that has a `loss`, else the reason why it can't be measured."""
-        return why_no_batch(plan) if hasattr(plan.algorithm, "loss") else "the algorithm has no method loss"
+        loss = getattr(plan.algorithm, "loss", None)
+        if loss is None:
+            return "the algorithm has no method loss"
+        if "extra" in getattr(getattr(loss, "__code__", None), "co_names", ()):
+            return "the algorithm's loss reads batch.extra, which only its own update adds to the batches"
+        return why_no_batch(plan)
 
     def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Metrics:
         """Return the ratio and the variance, `[S]` each; NaN for a trajectory that has only one minibatch."""

@@ -138,6 +138,7 @@ def test_unfit_diagnostics_and_invalid_settings_are_refused_before_the_run(plan:
             plan(*args, **settings)
 
     refused("gradient-snr.* the algorithm has no method loss", "cem", diagnostics="gradient-snr")
+    refused("gradient-snr.* reads batch.extra", "rpo", "Pendulum-v1", diagnostics="gradient-snr")
     refused('dead-units.* it measures the policy "mlp", not "gru"', "ppo", diagnostics="dead-units", policy="gru")
     refused("advantage-skew.* a critic of its own", "reppo", "Pendulum-v1", diagnostics=["advantage-skew"])
     policy = {"name": "mlp", "activation": "gelu"}

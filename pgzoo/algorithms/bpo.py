@@ -47,9 +47,13 @@ class BPO:
     has the same gradient as PPO's clipped objective, except that the sign is that of G - μ(s) and not of A. Beyond the
     target, PPO's gradient is zero, while here it pulls the ratio back.
 
+    Differences from the authors' code: A is the estimate made after the rollout, divided by its standard deviation in
+    each minibatch. Their code for Stable-Baselines3 weights by |G - V(s)| with the current critic, without scaling;
+    their code for RSL-RL does so too by default, and can use the estimates of the rollout, but standardizes them, so
+    they are also centered.
+
     Shapes: a batch is `[S, T, B]`, the loss `[S]`.
-    Source: Ao et al. (2026), Bounded ratio reinforcement learning, section 4; arXiv 2604.18578; the losses as in the
-        authors' code.
+    Source: Ao et al. (2026), Bounded ratio reinforcement learning, section 4; arXiv 2604.18578.
     """
 
     estimator = "gae"

@@ -144,7 +144,7 @@ Damping = Annotated[float, Field(ge=0, description="multiple of the identity add
 
 
 class SearchConfig(Settings):
-    """Base of the settings of an algorithm that takes no gradient steps."""
+    """Base of the settings of an algorithm that takes no gradient steps, so that `normalize_reward` is refused."""
 
 
 class AlgorithmConfig(Settings):

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
+from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig, SearchConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, make_states, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError
 from pgzoo.launchers.rollouts import RolloutBackend, start_process
@@ -62,6 +62,11 @@ def make_plan(
         PluginError: the code of a component raised.
     """
     _check_device(config.device)
+    if config.normalize_reward and isinstance(config.settings, SearchConfig) and not resumed:
+        raise UnfitError(
+            f'Algorithm "{config.algorithm}" takes no gradient steps and uses the returns of episodes as they are, so '
+            "--normalize-reward would have no effect. Remove it."
+        )
     members = tuple(members) or config.members()
     with name_component(f'algorithm "{config.algorithm}"'):
         algorithm = catalog.get("algorithm", config.algorithm).load()()

@@ -14,6 +14,7 @@ import torch
 
 from pgzoo.algorithms.eggroll import perturbations
 from pgzoo.algorithms.snes import utilities
+from pgzoo.errors import UnfitError
 from pgzoo.ops.optim import flatten
 from pgzoo.types import Params, TrainState
 
@@ -90,6 +91,16 @@ def test_a_search_leaves_the_standard_deviation_of_actions_unchanged(play: Any, 
     assert ended.state.updates[0] > begun.state.updates[0]
     assert ended.state.params["policy.log_std"].tolist() == [[-5.0]] * 2
     assert not ended.state.params["policy.weight.0"].equal(begun.state.params["policy.weight.0"])
+
+
+@pytest.mark.parametrize("name", ["ars", "cem", "snes", "eggroll", "random"])
+def test_normalized_rewards_are_refused_but_observations_are_normalized(plan: Any, play: Any, name: str) -> None:
+    with pytest.raises(UnfitError, match=f'Algorithm "{name}" takes no gradient steps .* Remove it'):
+        plan(name, normalize_reward=True)
+    if name != "random":
+        few = {"num_envs": 4, "total_steps": 200, "eval_episodes": 1}
+        raw, normalized = (play(name, normalize_obs=on, **few)[-1].state.params for on in (False, True))
+        assert not raw["policy.weight.0"].equal(normalized["policy.weight.0"])
 
 
 @pytest.mark.parametrize("name", ["snes", "eggroll"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +232,24 @@ def test_warm_up_actions_are_uniform(algorithm: str) -> None:
     assert counts.min() > 0.15 * valid.sum()
     if algorithm == "td3":
         assert stored["policy.warm_up"].tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("state_std", [False, True])
+def test_warm_up_actions_of_sac_are_uniform_whatever_the_policy_does(state_std: bool) -> None:
+    """One seed starts with a policy that always chooses an action near 1; warming up doesn't change the policy."""
+    settings: dict[str, Any] = {"env": "pgzoo/Target-v0", "seeds": 2, "num_envs": 20, "total_steps": 400}
+    settings |= {"buffer_size": 1000, "learning_starts": 10**6, "policy": {"hidden": (8,), "state_std": state_std}}
+    plan = pgzoo.plan("sac", **{**SMALL, **settings})
+    bias = plan.policy.init(np.random.default_rng(0))["bias.1"]
+    biased = torch.stack([bias, bias + 3.0])
+    *_, ended = pgzoo.train(replace(plan, initial={"policy.bias.1": biased}))
+    stored, params = ended.state.buffers, ended.state.params
+    for member in range(2):
+        actions = stored["replay.block.actions"][member, :, 0].numpy()
+        valid = stored["replay.block.valid"][member].numpy()
+        counts, _ = np.histogram(actions[valid], 4, (-1, 1))
+        assert counts.min() > 0.15 * valid.sum()
+    assert params["policy.bias.1"].equal(biased) and bool(params["policy.weight.0"].any())
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "sac-discrete"])

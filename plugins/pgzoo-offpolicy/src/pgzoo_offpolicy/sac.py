@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -30,6 +29,9 @@ from pgzoo_offpolicy.loop import (
 )
 from pgzoo_offpolicy.targets import move_targets, target_params, td_target
 from pgzoo_offpolicy.temperature import FixedTemperature, InitialTemperature, init_temperature
+
+POLICY = "policy."
+"""Prefix of the parameters of the policy."""
 
 Q = "sac.q1.", "sac.q2."
 """Prefixes of the parameters of the critics."""
@@ -60,8 +62,8 @@ class SAC:
     policy improves along ∇_a Q (a pathwise gradient). The temperature α is the exponential of a learned parameter, such
     that the entropy of the policy approaches its target H̄, or it is fixed, without L_α.
 
-    Before `learning_starts`, actions are almost uniform. With state-dependent exploration, they are sampled from the
-    policy. The losses share their gradient steps: those of policy and temperature use the critics before the step.
+    Before `learning_starts`, actions are uniform. With state-dependent exploration, they are sampled from the policy.
+    The losses share their gradient steps: those of policy and temperature use the critics before the step.
 
     Shapes: a batch, Q and y are `[S, 1, B]`, actions `[S, 1, B, A]`, α `[S]`, the losses `[S]`.
     Source: Haarnoja et al. (2018), Soft actor-critic algorithms and applications, algorithm 1; arXiv 1812.05905.
@@ -101,15 +103,21 @@ class SAC:
     def act(
         self, ctx: UpdateContext, state: TrainState, warming_up: NDArray[np.bool_]
     ) -> tuple[TrainState, Trajectory, Tensor]:
-        """Collect with the stochastic policy, or with nearly uniform actions for members that are warming up."""
-        noise = None
+        """Collect with the stochastic policy, or with uniform actions for members that are warming up.
+
+        With parameters of 0, the policy has mean 0 and standard deviation 1, so that an action is tanh of the noise.
+        """
+        noise, params = None, state.params
         if _samples_by_action(ctx):
             state, noise = exploration_noise(ctx, state)
             if warming_up.any():
-                mask = torch.from_numpy(warming_up[:, None, None, None]).to(noise.device)
-                noise = torch.where(mask, uniform_actions(noise) / _first_std(ctx), noise)
+                mask = torch.from_numpy(warming_up).to(noise.device)
+                noise = torch.where(_over(mask, noise), uniform_actions(noise), noise)
+                acting = {name: leaf for name, leaf in params.items() if name.startswith(POLICY)}
+                zeroed = {name: torch.where(_over(mask, leaf), 0.0, leaf) for name, leaf in acting.items()}
+                state = state._replace(params=params | zeroed)
         state, trajectory = ctx.collect(state, noise)
-        return state, trajectory, torch.tanh(trajectory.actions)
+        return state._replace(params=params), trajectory, torch.tanh(trajectory.actions)
 
     def learn(self, ctx: UpdateContext, state: TrainState, sample: Sample) -> TrainState:
         """Take one gradient step, and move the target networks."""
@@ -171,7 +179,6 @@ def _samples_by_action(ctx: UpdateContext) -> bool:
     return not getattr(ctx.config.policy.settings, "sde", False)
 
 
-def _first_std(ctx: UpdateContext) -> float:
-    """Return the standard deviation of the initial policy, before tanh; its mean is almost 0."""
-    settings: Any = ctx.config.policy.settings
-    return 1.0 if getattr(settings, "state_std", False) else math.exp(getattr(settings, "log_std", 0.0))
+def _over(mask: Tensor, leaf: Tensor) -> Tensor:
+    """Return a mask of members `[S]` that broadcasts over the other axes of `leaf [S, ...]`."""
+    return mask.reshape(-1, *[1] * (leaf.ndim - 1))

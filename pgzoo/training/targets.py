@@ -262,8 +262,8 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
         raise UnfitError(
             f"{name} includes in its advantages the ratio of the policy that learns to the one that acted, and "
             f'algorithm "{c.algorithm}" multiplies advantages by this ratio itself. Advantages that are estimated '
-            "again after a gradient step would be wrong. Remove --recompute-advantages, or choose another estimator, such as "
-            "gae (pgzoo estimators)."
+            "again after a gradient step would be wrong. Remove --recompute-advantages, or choose another estimator, "
+            "such as gae (pgzoo estimators)."
         )
     return Estimator(
         function=plan.estimator,

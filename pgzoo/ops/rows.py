@@ -24,6 +24,9 @@ __all__ = [
 CODES = {"identity": 0, "tanh": 1, "relu": 2, "leaky_relu": 3}
 """The activation functions that `mlp_row` knows, and the numbers that stand for them in its `sizes`."""
 
+FEW = 3
+"""With fewer outputs than this, a sum in a register is faster than vectors of sums in memory."""
+
 TANH_LIMIT = 9.0
 """From here on, `rational_tanh` is constant: 1 in float32."""
 
@@ -70,6 +73,13 @@ def activate(code: int, x: Array, bias: Array) -> None:
 def multiply(x: Array, weight: Array, out: Array) -> None:
     """Set `out [n]` to `x [m] @ weight [m * n]`; every sum runs over the inputs in order."""
     m, n = len(x), len(out)
+    if n < FEW:
+        for j in range(n):
+            total, column = np.float32(0.0), weight[j::n]
+            for i in range(m):
+                total += x[i] * column[i]
+            out[j] = total
+        return
     for j in range(n):
         out[j] = np.float32(0.0)
     for i in range(0, m - 3, 4):  # four inputs at a time: a quarter of the loads and stores of `out`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -17,7 +18,7 @@ from pgzoo.ops.members import map_leaves, to_device
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.types import Batch, Inputs, PolicyEvaluation, Targets, Trajectory
 
-__all__ = ["Batcher", "Minibatches", "flatten_steps", "padded_blocks"]
+__all__ = ["Batcher", "Minibatches", "batch_rows", "flatten_steps", "padded_blocks"]
 
 STACK_BYTES = 2**23
 """Minibatches are cut from a trajectory together, with one operation per leaf, if they take at most this many bytes."""
@@ -59,6 +60,7 @@ class Batcher:
         members, steps, num_envs = trajectory.valid.shape
         self._device = trajectory.valid.device
         self.members, self.num_envs = members, num_envs
+        self._ids, self._stored = np.arange(members), members  # of `select`: the members' numbers, and how many exist
         self.sequences = sequences
         asked = evaluated and needs & {"log_probs", "old"}
         values = None if evaluated is None or evaluated.values is None else evaluated.values[:, :steps]
@@ -93,6 +95,13 @@ class Batcher:
             known = trajectory.valid.cpu().numpy() if valid is None else valid
             self._rows, self._align = [np.flatnonzero(rows) for rows in known], ROW_BLOCK
 
+    def select(self, members: Sequence[int]) -> Batcher:
+        """Return the batcher of only these members, for steps of whole episodes."""
+        part = copy.copy(self)
+        part._ids, part.members = self._ids[list(members)], len(members)
+        part._rows = [self._rows[member] for member in members]
+        return part
+
     def whole(self) -> Batch:
         """Return the whole trajectory as one batch, in the order of time."""
         if self._in_order is None:
@@ -109,7 +118,12 @@ class Batcher:
         """
         if self.sequences:
             count = min(count, self.num_envs)
-        return Minibatches(self._same(orders) if count == 1 else self._shuffled(orders, count))
+        each = list(orders)
+        stacks = self._same(each) if count == 1 else self._shuffled(each, count)
+        if not self._few_sizes or self.sequences:
+            return Minibatches(stacks)
+        lengths = tuple(map(len, self._rows))
+        return Minibatches(stacks, lengths, lambda members: self.select(members).minibatches(each, count))
 
     def _same(self, orders: Iterable[Order]) -> Iterator[Batch]:
         """Yield a stack of the whole trajectory, once for each of the orders."""
@@ -147,7 +161,8 @@ class Batcher:
     def _parts(self, orders: Iterable[Order], count: int) -> Iterator[list[NDArray[np.int64]]]:
         """Yield the rows of each member in each minibatch."""
         for order in orders:
-            shuffled = [rows[order(member, len(rows))] for member, rows in enumerate(self._rows)]
+            both = zip(self._ids, self._rows, strict=True)
+            shuffled = [rows[order(int(member), len(rows))] for member, rows in both]
             for k in range(count):
                 yield [rows[len(rows) * k // count : len(rows) * (k + 1) // count] for rows in shuffled]
 
@@ -160,8 +175,8 @@ class Batcher:
 
     def _columns(self, chosen: Sequence[NDArray[np.int64]]) -> int:
         """Return B of the batch of these rows of each member."""
-        blocks = -(-max(1, *(len(rows) for rows in chosen)) // self._align)
-        return self._align * (padded_blocks(blocks) if self._few_sizes else blocks)
+        longest = max(map(len, chosen))
+        return batch_rows(longest) if self._few_sizes else self._align * -(-max(1, longest) // self._align)
 
     def _cut(self, chosen: Sequence[Sequence[NDArray[np.int64]]], columns: int) -> Batch:
         """Return a stack of batches with B = `columns`, each of some rows of each member."""
@@ -181,9 +196,9 @@ class Batcher:
 
     def _single_steps(self, index: NDArray[np.int64]) -> Batch:
         """Return steps of each member by their indices `t * N + n`, `[K, S, B] -> [K, S, 1, B, ...]`."""
-        if self.members > 1:  # the index of a step of one member is that of its row
+        if self._stored > 1:  # the index of a step of one member is that of its row
             step, env = np.divmod(index, self.num_envs)
-            index = (step * self.members + np.arange(self.members)[:, None]) * self.num_envs + env
+            index = (step * self._stored + self._ids[:, None]) * self.num_envs + env
         flat = self._to_device(index.ravel())
 
         def cut(leaf: Tensor) -> Tensor:
@@ -210,7 +225,14 @@ class Batcher:
 class Minibatches:
     """An iterator over batches that are stored in stacks; `stacks` yields them with leaves `[K, S, T, B, ...]`."""
 
-    def __init__(self, stacks: Iterator[Batch]) -> None:
+    def __init__(
+        self,
+        stacks: Iterator[Batch],
+        lengths: Sequence[int] = (),
+        select: Callable[[Sequence[int]], Minibatches] | None = None,
+    ) -> None:
+        """`lengths` and `select` are given if B depends on the member with the most rows; see the methods."""
+        self._lengths, self._select = lengths, select
         self._stacks = stacks
         self._stack: Batch | None = None
         self._next = 0
@@ -224,6 +246,16 @@ class Minibatches:
             self._stack, self._next = next(self._stacks), 0
         self._next += 1
         return batch_of(self._stack, self._next - 1)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """How many rows each member has, if B depends on it and no batch was taken yet; else empty."""
+        return self._lengths if self._stack is None else ()
+
+    def select(self, members: Sequence[int]) -> Minibatches:
+        """Return the batches of only these members, whose B may be smaller."""
+        assert self._select is not None
+        return self._select(members)
 
     def stacks(self) -> Iterator[Batch]:
         """Yield the remaining batches as stacks of K."""
@@ -252,6 +284,11 @@ def flatten_steps(leaf: Tensor, align: int) -> Tensor:
     if extra:
         rows = torch.cat([rows, rows[:, :1].expand(-1, extra, *rows.shape[2:])], dim=1)
     return rows.unsqueeze(1)
+
+
+def batch_rows(rows: int) -> int:
+    """Return B of a compiled batch of steps of whole episodes, of which some member has this many, and none more."""
+    return ROW_BLOCK * padded_blocks(-(-max(1, rows) // ROW_BLOCK))
 
 
 def padded_blocks(blocks: int) -> int:

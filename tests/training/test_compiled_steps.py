@@ -102,10 +102,52 @@ def test_only_the_active_member_changes_if_a_group_has_no_active_member(
 
 
 def test_groups_have_equal_sizes_and_a_single_member_only_if_it_trains_alone() -> None:
-    split = compiled_steps._split
-    assert [(g.first, g.last, g.repeated) for g in split(33, 512)] == [
-        *((first, first + 4, 0) for first in range(0, 32, 4)),
-        (29, 33, 3),
-    ]
-    assert [(g.first, g.last, g.repeated) for g in split(3, 5000)] == [(0, 2, 0), (1, 3, 1)]
-    assert [(g.first, g.last, g.repeated) for g in split(1, 5000)] == [(0, 1, 0)]
+    def split(members: int, rows: int) -> list[tuple[tuple[int, ...], int]]:
+        return [(group.ids, group.own.start) for group in compiled_steps._split(members, rows)]
+
+    assert split(33, 512) == [*((tuple(range(k, k + 4)), 0) for k in range(0, 32, 4)), ((29, 30, 31, 32), 3)]
+    assert split(3, 5000) == [((0, 1), 0), ((1, 2), 1)]
+    assert split(1, 5000) == [((0,), 0)]
+
+
+def test_members_with_whole_episodes_are_grouped_by_their_number_of_steps() -> None:
+    def split(stepping: list[bool], lengths: list[int]) -> list[tuple[int, ...]]:
+        groups = compiled_steps._split_by_length(stepping, lengths)
+        assert sorted(m for group in groups for m in group.ids[group.own]) == [m for m, s in enumerate(stepping) if s]
+        return [group.ids for group in groups]
+
+    lengths = [300, 9000, 200, 5000, 400, 9000, 700]
+    assert split([True] * 7, lengths) == [(1, 5), (3, 6), (0, 2, 4, 0)]  # four members of 512 rows make a group
+    assert split([False, True] * 3 + [False], lengths) == [(1, 5), (3, 3)]
+    assert split([True], [9000]) == [(0,)]
+    assert split([True, True, True], [100, 100, 100]) == [(0, 1, 2)]
+
+
+@pytest.mark.parametrize("active", [(True, True, True), (True, False, True), (False, True, False)])
+def test_ctx_steps_equals_single_steps_on_whole_episodes(active: tuple[bool, ...], plan: MakePlan) -> None:
+    def trained(how: Callable[..., TrainState]) -> tuple[TrainState, dict[str, Any], Any]:
+        made = plan("reinforce", seeds=3, num_envs=20, compile="on", policy={"name": "mlp", "hidden": (8,)})
+        ctx = Engine(made)
+        ctx.state = ctx.state._replace(active=np.array(active))
+        ctx.begin_update()
+        state, trajectory = ctx.collect(ctx.state)
+        rows = trajectory.valid.sum((1, 2)).tolist()
+        batches = ctx.minibatches(state, trajectory, ctx.estimate(state, trajectory), epochs=range(2), count=2)
+        assert batches.lengths == tuple(rows) and len(set(rows)) > 1
+        return how(ctx, state, batches), ctx.metrics.means(), made
+
+    def one_by_one(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
+        for batch in batches:
+            state = ctx.step(ctx.plan.algorithm.loss, state, batch)
+        return state
+
+    def together(ctx: Engine, state: TrainState, batches: Any) -> TrainState:
+        return ctx.steps(ctx.plan.algorithm.loss, state, batches)
+
+    (one, means, _), (many, other_means, _) = trained(one_by_one), trained(together)
+    assert many.optimizer["step"].tolist() == one.optimizer["step"].tolist() == [4.0 * moves for moves in active]
+    for name, value in one.params.items():
+        torch.testing.assert_close(many.params[name], value, rtol=0, atol=1e-6)
+    assert list(other_means) == list(means)
+    for name, metric in means.items():
+        np.testing.assert_allclose(other_means[name], metric, atol=1e-5, err_msg=name)

@@ -106,6 +106,16 @@ def test_a_member_of_a_compiled_run_trains_identically_among_two_and_four(last_s
         assert torch.equal(value[1], four.params[name][1])
 
 
+@pytest.mark.slow
+def test_a_member_trains_identically_among_two_and_four_on_whole_episodes(last_state: LastState) -> None:
+    settings = {**SMALL, "num_envs": 8, "total_steps": 4000, "compile": "on"}
+    two, four = (last_state("reinforce", seeds=seeds, **settings) for seeds in ((3, 7), (1, 7, 2, 3)))
+    assert two.updates.min() > 5
+    for name, value in two.params.items():
+        assert torch.equal(value[0], four.params[name][3])
+        assert torch.equal(value[1], four.params[name][1])
+
+
 def test_precomputed_targets_are_used_only_if_the_inputs_are_unchanged(plan: MakePlan) -> None:
     ctx = Engine(plan("ppo", compile="on", seeds=(0, 1), rollout_steps=16, **SMALL))
     state, trajectory = ctx.collect(ctx.state)

@@ -60,7 +60,9 @@ class Batcher:
         members, steps, num_envs = trajectory.valid.shape
         self._device = trajectory.valid.device
         self.members, self.num_envs = members, num_envs
-        self._ids, self._stored = np.arange(members), members  # of `select`: the members' numbers, and how many exist
+        self._ids = np.arange(members)
+        self._unused = self._ids * 0 if sequences else self._ids * num_envs
+        """The row of each member that fills its batches up, with weight 0."""
         self.sequences = sequences
         asked = evaluated and needs & {"log_probs", "old"}
         values = None if evaluated is None or evaluated.values is None else evaluated.values[:, :steps]
@@ -89,17 +91,18 @@ class Batcher:
         self._in_order = everything if window else None
         # rows are stored by time, then member, then environment
         self._leaves = map_leaves(_by_time, everything)
+        stored = np.arange(steps * members * num_envs).reshape(steps, members, num_envs)
         if window:
-            self._rows, self._align = [np.arange(steps * num_envs)] * members, ROW_ALIGN
+            self._rows, self._align = [stored[:, member].ravel() for member in range(members)], ROW_ALIGN
         else:
             known = trajectory.valid.cpu().numpy() if valid is None else valid
-            self._rows, self._align = [np.flatnonzero(rows) for rows in known], ROW_BLOCK
+            self._rows, self._align = [stored[:, member][known[member]] for member in range(members)], ROW_BLOCK
 
     def select(self, members: Sequence[int]) -> Batcher:
         """Return the batcher of only these members, for steps of whole episodes."""
-        part = copy.copy(self)
-        part._ids, part.members = self._ids[list(members)], len(members)
-        part._rows = [self._rows[member] for member in members]
+        part, chosen = copy.copy(self), list(members)
+        part.members, part._rows = len(chosen), [self._rows[member] for member in chosen]
+        part._ids, part._unused = self._ids[chosen], self._unused[chosen]
         return part
 
     def whole(self) -> Batch:
@@ -148,7 +151,7 @@ class Batcher:
         """Yield the same for a window that is cut into equal parts, with less Python: `columns` rows of each member."""
         together, each = self._together(columns), iter(orders)
         while epochs := list(islice(each, max(1, together // count))):
-            index = np.array([[order(k, count * columns) for k in range(self.members)] for order in epochs])
+            index = np.array([[rows[order(k, len(rows))] for k, rows in enumerate(self._rows)] for order in epochs])
             index = index.reshape(len(epochs), self.members, count, columns).swapaxes(1, 2)
             index = index.reshape(-1, self.members, columns)
             for first in range(0, len(index), together):
@@ -182,8 +185,8 @@ class Batcher:
         """Return a stack of batches with B = `columns`, each of some rows of each member."""
         if all(len(rows) == columns for of_members in chosen for rows in of_members):
             return self._rows_of(np.array(chosen))
-        index = np.zeros((len(chosen), self.members, columns), np.int64)
-        present = np.zeros(index.shape, np.float32)
+        index = np.empty((len(chosen), self.members, columns), np.int64)
+        index[:], present = self._unused[:, None], np.zeros(index.shape, np.float32)
         for k, of_members in enumerate(chosen):
             for member, rows in enumerate(of_members):
                 index[k, member, : len(rows)], present[k, member, : len(rows)] = rows, 1.0
@@ -195,10 +198,7 @@ class Batcher:
         return stack_of(self._sequences(index[0])) if self.sequences else self._single_steps(index)
 
     def _single_steps(self, index: NDArray[np.int64]) -> Batch:
-        """Return steps of each member by their indices `t * N + n`, `[K, S, B] -> [K, S, 1, B, ...]`."""
-        if self._stored > 1:  # the index of a step of one member is that of its row
-            step, env = np.divmod(index, self.num_envs)
-            index = (step * self._stored + self._ids[:, None]) * self.num_envs + env
+        """Return steps by their rows, `[K, S, B] -> [K, S, 1, B, ...]`."""
         flat = self._to_device(index.ravel())
 
         def cut(leaf: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pgzoo import tracking
-from pgzoo.errors import CheckpointError, RunFailed, UsageError
+from pgzoo.errors import CheckpointError, PgzooError, PluginError, RunFailed, UsageError, raised_at
 from pgzoo.launchers.protocol import ResumePoint, decode, merge_activities, save_resume_point, split
 from pgzoo.launchers.verification import Verification, choose_shards, compare_runs
 from pgzoo.ops.members import select
@@ -69,17 +69,41 @@ class Coordinator:
         self._activities: dict[int, dict[str, Any]] = {}
         self._reported: dict[int, Sequence[int]] = {}
         self._messages: Generator[WorkerMessage] | None = None
+        self._who = "the launcher"
+        self._fault: PluginError | None = None
+        """The error that ended the launcher before its workers had exited."""
+        self._exited: set[int] = set()
         self._repeated: dict[int, tuple[Shard, tracking.Home]] = {}
         """By the index of a shard that verifies another one: that shard, and the home of the repetition."""
         self._problems: dict[int, str] = {}
         """Why such a shard did not finish."""
 
-    def launch(self, launcher: Launcher) -> bool:
-        """Call the launcher. Return False if it trains all seeds in this process. It doesn't start workers yet."""
-        self._messages = launcher(
-            LaunchRequest(self.plan.config, self._worker, self._split, self._commands, self._restart)
-        )
-        return self._messages is not None
+    def launch(self, launcher: Launcher, who: str = "the launcher") -> bool:
+        """Call the launcher. Return False if it trains all seeds in this process. It doesn't start workers yet.
+
+        Raises:
+            PluginError: it raised, or returned something else than None or a generator. The message starts with `who`.
+        """
+        self._who = who
+        request = LaunchRequest(self.plan.config, self._worker, self._split, self._commands, self._restart)
+        try:
+            messages: Any = launcher(request)
+        except PgzooError:
+            raise
+        except Exception as error:
+            raise self._raised(error) from error
+        if messages is not None and not isinstance(messages, Generator):
+            raise PluginError(
+                f"{who} returned {messages!r:.60}. It must return None, to train all seeds in this process, or a "
+                "generator of WorkerMessage. See docs/launchers.md."
+            )
+        self._messages = messages
+        return messages is not None
+
+    def _raised(self, error: Exception) -> PluginError:
+        """Return the error to raise for an exception of the launcher's code."""
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return PluginError(f"{self._who} raised {text}{raised_at(error)}")
 
     def _split(self, count: int) -> tuple[Shard, ...]:
         """Split the seeds into at most `count` shards."""
@@ -169,14 +193,16 @@ class Coordinator:
 
         Raises:
             UsageError: every worker has rejected its shard; nothing was created.
-            RunFailed: a component raised in every worker. RunEnded is yielded first.
+            PluginError: the launcher raised, or ended, before it passed on a message of a worker.
+            RunFailed: a component raised in every worker, or the launcher raised. RunEnded is yielded first.
         """
-        plan = self.plan
+        plan, heard = self.plan, False
         Engine(plan).close()  # check here what every worker would check
         yield events.RunStarted(plan.config, plan.group, plan.seeds, plan.run_keys)
         assert self._messages is not None, "call `launch` first, and `events` only if it returned True"
         with self._stack, closing(self._messages):
-            for message in self._messages:
+            for message in self._received(self._messages):
+                heard = True
                 if message.shard in self._repeated:
                     self._receive_repetition(message)
                 elif message.kind == "exited":
@@ -185,13 +211,63 @@ class Coordinator:
                     self._show_once(message, print_on_stderr)
                 elif (content := parse(message.text)) and (event := self._receive(message, content)) is not None:
                     yield event
+            self._check_ended(heard)
             self._verify()
         yield self._run_ended()
         if len(self._refusals) == len(self._rows_of_shard):
             raise UsageError(self._refusals[0])
+        if self._fault:
+            raise RunFailed(str(self._fault)) from self._fault.__cause__
         failures = [end["failure"] for end in self._ends.values() if end["failure"]]
         if len(failures) == len(self._rows_of_shard):
             raise RunFailed(failures[0])
+
+    def _received(self, messages: Iterator[WorkerMessage]) -> Iterator[WorkerMessage]:
+        """Yield the launcher's messages until it ends. A mistake of the launcher ends them, too, as `_fault`."""
+        while self._fault is None:
+            try:
+                message = next(messages)
+            except StopIteration:
+                return
+            except RunFailed as error:
+                self._fault = PluginError(str(error))
+                self._fault.__cause__ = error
+            except PgzooError:
+                raise
+            except Exception as error:
+                self._fault = self._raised(error)
+                self._fault.__cause__ = error
+            else:
+                if problem := self._problem_of(message):
+                    self._fault = PluginError(f"{self._who} {problem}. See docs/launchers.md.")
+                else:
+                    yield message
+
+    def _problem_of(self, message: Any) -> str:
+        """Return what is wrong with what the launcher yielded, or an empty string."""
+        if not isinstance(message, WorkerMessage):
+            return f"yielded {message!r:.60}, which must be a pgzoo.types.WorkerMessage"
+        if message.kind not in ("stdout", "stderr", "exited") or not isinstance(message.text, str):
+            return f'yielded {message!r:.120}, but the kind must be "stdout", "stderr" or "exited", and the text a str'
+        shards = len(self._rows_of_shard) + len(self._repeated)
+        if message.shard not in range(shards):
+            return f"yielded a message of shard {message.shard!r:.60}, but split has returned {shards} shards"
+        return ""
+
+    def _check_ended(self, heard: bool) -> None:
+        """Mark seeds as failed whose worker is not reported to have ended. `heard`: whether there was any message.
+
+        Raises PluginError if there was none.
+        """
+        if not heard:
+            raise self._fault or PluginError(
+                f"{self._who} ended without starting a worker, or without yielding its messages. It must call "
+                "request.split, start a worker for each shard, and yield what they write. See docs/launchers.md."
+            )
+        reason = str(self._fault or f"{self._who} ended without reporting that the worker has exited")
+        for shard in range(len(self._rows_of_shard)):
+            if shard not in self._exited:
+                self._worker_exited(WorkerMessage(shard, "exited", reason))
 
     def _receive(self, message: WorkerMessage, content: dict[str, Any]) -> Event | None:
         """Handle a line of a worker's standard output. Return the event that it holds, if any."""
@@ -265,6 +341,7 @@ class Coordinator:
 
     def _worker_exited(self, message: WorkerMessage) -> None:
         """Mark the seeds of a worker that exited before its run had ended as failed or interrupted."""
+        self._exited.add(message.shard)
         if message.shard in self._ends:
             return
         interrupted = self.control.interrupted

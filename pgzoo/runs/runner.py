@@ -285,8 +285,8 @@ def _launch(
     spec = {"command": command, "imports": catalog.imports, "blocked": catalog.blocked}
     coordinator = Coordinator(plan, control, home, worker=_worker_command(), spec=spec, resume_point=resume_point)
     entry = catalog.get("launcher", plan.config.launcher)
-    with name_component(f'launcher "{entry.name}"'):
-        return coordinator if coordinator.launch(entry.load()) else None
+    who = f'launcher "{entry.name}" (plugin "{entry.plugin.name}")'
+    return coordinator if coordinator.launch(entry.load(), who) else None
 
 
 def _worker_command() -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pgzoo
 from pgzoo.config import RunConfig
-from pgzoo.errors import RunFailed, UsageError
+from pgzoo.errors import PluginError, RunFailed, UsageError
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import decode, encode, load_resume_point, split
 from pgzoo.launchers.worker import execute_commands
@@ -226,6 +227,107 @@ def test_a_refusal_by_every_worker_is_a_usage_error(relayed: Relayed) -> None:
     ]
     with pytest.raises(UsageError, match="no such thing"):
         relayed(words)
+
+
+def no_cluster(request: LaunchRequest) -> Any:
+    raise OSError("no such cluster")
+
+
+def starts_nothing(request: LaunchRequest) -> Generator[WorkerMessage]:
+    yield from ()
+
+
+def splits_only(request: LaunchRequest) -> Generator[WorkerMessage]:
+    request.split(2)
+    yield from ()
+
+
+def fails_at_the_start(request: LaunchRequest) -> Generator[WorkerMessage]:
+    request.split(2)
+    yield from no_cluster(request)
+
+
+def splits_into_none(request: LaunchRequest) -> Generator[WorkerMessage]:
+    request.split(0)
+    yield WorkerMessage(0, "exited", "")
+
+
+def yielding(*messages: Any) -> Callable[[LaunchRequest], Generator[WorkerMessage]]:
+    def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
+        request.split(2)
+        yield from messages
+
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        (lambda request: 3, "^L returned 3. It must return None, to train all seeds in this process, or a generator"),
+        (no_cluster, r"^L raised OSError: no such cluster \(.*test_coordinator.py, line \d+\)$"),
+        (fails_at_the_start, r"^L raised OSError: no such cluster \(.*test_coordinator.py, line \d+\)$"),
+        (starts_nothing, "^L ended without starting a worker, or without yielding its messages. It must call request"),
+        (splits_only, "^L ended without starting a worker, or without yielding its messages"),
+        (splits_into_none, "^L raised ValueError: number sections must be larger than 0"),
+        (yielding("a line"), "^L yielded 'a line', which must be a pgzoo.types.WorkerMessage"),
+        (yielding(WorkerMessage(2, "exited", "")), "^L yielded a message of shard 2, but split has returned 2 shards"),
+        (yielding(WorkerMessage(0, "out", "{}")), "^L yielded WorkerMessage.*'out'.*, but the kind must be "),
+    ],
+)
+def test_an_error_names_a_launcher_that_fails_before_its_first_message(
+    plan: Callable[..., Plan], tmp_path: Path, launch: Any, message: str
+) -> None:
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    coordinator = Coordinator(plan(seeds=(4, 7, 9)), Control(), home, worker=(), spec={})
+    with pytest.raises(PluginError, match=message):
+        assert coordinator.launch(launch, "L") and list(coordinator.events())
+
+
+def test_the_error_names_the_launcher_and_its_plugin(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "clusters.py").write_text(
+        "import pgzoo\n\ndef launch(request):\n    raise OSError('no such cluster')\n\n@pgzoo.hookimpl\n"
+        "def pgzoo_register(registry):\n    registry.launcher('my-la', launch)\n"
+    )
+    message = (
+        r'^launcher "my-la" \(plugin ".*clusters\.py"\) raised OSError: no such cluster \(.*clusters\.py, line 4\)$'
+    )
+    with pytest.raises(PluginError, match=message):
+        pgzoo.run("reinforce", env="CartPole-v1", launcher="my-la", imports=[tmp_path / "clusters.py"])
+
+
+@pytest.mark.parametrize("error", [OSError("lost"), RunFailed("L is lost")])
+def test_a_launcher_that_raises_later_fails_the_seeds_whose_workers_are_running(
+    plan: Callable[..., Plan], tmp_path: Path, error: Exception
+) -> None:
+    def launch(request: LaunchRequest) -> Generator[WorkerMessage]:
+        request.split(2)
+        yield WorkerMessage(1, "stdout", ended())
+        yield WorkerMessage(1, "exited", "")
+        raise error
+
+    home = Home.find({"PGZOO_HOME": str(tmp_path)})
+    coordinator = Coordinator(plan(seeds=(4, 7, 9)), Control(), home, worker=(), spec={})
+    assert coordinator.launch(launch, "L")
+    events: list[Event] = []
+    message = "^L is lost$" if isinstance(error, RunFailed) else r"^L raised OSError: lost \(.*, line \d+\)$"
+
+    def train() -> None:
+        for event in coordinator.events():
+            events.append(event)
+
+    with pytest.raises(RunFailed, match=message) as raised:
+        train()
+    assert raised.value.__cause__ is error
+    assert (
+        last(events).statuses == ("failed", "failed", "finished")
+        and last(events).reasons[:2] == (str(raised.value),) * 2
+    )
+
+
+def test_seeds_fail_if_the_launcher_ends_without_reporting_their_worker(relayed: Relayed) -> None:
+    end = last(relayed([WorkerMessage(1, "stdout", ended()), WorkerMessage(0, "stderr", "hello")]))
+    assert end.statuses == ("failed", "failed", "finished")
+    assert end.reasons[0] == "the launcher ended without reporting that the worker has exited"
 
 
 def test_identical_output_of_two_workers_is_shown_for_only_one_of_them(

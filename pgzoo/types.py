@@ -43,7 +43,8 @@ class Spec:
     categories to int64 (`ops.entries.array_space`). `masked` is True for an environment
     that provides action masks, `time_limited` for one that is known to truncate episodes after some number of steps.
     `dropped` are the entries of its Dict observations that no policy can learn from, such as "mission (Text)";
-    `original_space` doesn't contain them.
+    `original_space` doesn't contain them. `seeded` is False for an environment whose episodes are known not to follow
+    from the seed of a reset.
     """
 
     observation_space: gym.Space[Any]
@@ -52,6 +53,7 @@ class Spec:
     masked: bool = False
     time_limited: bool = False
     dropped: tuple[str, ...] = ()
+    seeded: bool = True
 
 
 @dataclass(frozen=True)

@@ -90,28 +90,31 @@ def _list(every: bool, as_json: bool) -> None:
 
 def _describe(env_id: str, env_kwargs: dict[str, Any], catalog: PluginCatalog, as_json: bool) -> bool:
     """Print what is known of an environment. Return whether a run would accept it."""
-    from pgzoo.envs.choice import choose_backend, foreign_backends, inspect_environment, make_backend
+    from pgzoo.envs.choice import IGNORES_SEED, choose_backend, foreign_backends, inspect_environment, make_backend
     from pgzoo.envs.ids import describe
     from pgzoo.errors import EnvError, UnfitError
     from pgzoo.types import EnvRequest
 
     with common.stdout_to_stderr():
         info, request = describe(env_id, env_kwargs), EnvRequest(env_id, env_kwargs, None, rows=8)
-        fitting, auto, masked = foreign_backends(catalog, request), None, False
+        fitting, auto, masked, seeded = foreign_backends(catalog, request), None, False, True
         try:
             auto, backend = choose_backend("auto", catalog, request)
             every = {entry.name: make_backend(entry, catalog) for entry in catalog.entries("env_backend")}
             fitting = [name for name, one in every.items() if not one.fits(request)]
-            masked = inspect_environment(request, backend).masked
+            spec = inspect_environment(request, backend)
+            masked, seeded = spec.masked, spec.seeded
         except (EnvError, UnfitError) as error:
             info = replace(info, runs=False, problem=str(error))
     if as_json:
         about = {"summary": info.problem or "runs here", **asdict(info), "backends": fitting, "auto": auto}
-        common.print_json({"name": info.id, **about, "action_masks": masked})
+        common.print_json({"name": info.id, **about, "action_masks": masked, "seeded": seeded})
     elif info.runs:
         _print(info, [f"{name} (auto)" if name == auto else name for name in fitting], masked)
     else:
         common.echo(f"Error: {info.problem}", err=True)
+    if not seeded:
+        common.echo(f"Warning: {info.id} {IGNORES_SEED}.", err=True)
     return info.runs
 
 

@@ -24,12 +24,13 @@ from pgzoo.envs.checks import (
 )
 from pgzoo.envs.single import action_mask, make_single
 from pgzoo.envs.spec import check_action_space, make_spec
-from pgzoo.envs.state import reset_is_complete
+from pgzoo.envs.state import encode, reset_is_complete
 from pgzoo.errors import EnvError, PluginError, UnfitError
 from pgzoo.protocols import EnvBackend, EnvState
 from pgzoo.types import EnvRequest, Spec
 
 __all__ = [
+    "IGNORES_SEED",
     "choose_backend",
     "foreign_backends",
     "inspect_environment",
@@ -41,6 +42,14 @@ __all__ = [
 
 PROBE_STEPS = 3
 """Steps of one environment that are looked at before a run."""
+
+
+IGNORES_SEED = (
+    "plays another episode each time it is reset with the same seed, so --seed doesn't determine its episodes, and "
+    "runs can't be reproduced. Its code must draw all random numbers from self.np_random, and begin reset with "
+    "super().reset(seed=seed)"
+)
+"""What is said about an environment whose `Spec.seeded` is False."""
 
 
 class BackendEntry(Protocol):
@@ -167,7 +176,8 @@ def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) 
     """Make one environment, play a reset and a few steps with random actions, and return its specification.
 
     It is gymnasium's environment, or the backend's where that has its own (`foreign`). What it returns is compared with
-    its spaces. `Spec.masked` is true if it sent an action mask with the reset or with any of the steps.
+    its spaces. `Spec.masked` is true if it sent an action mask with the reset or with any of the steps. The reset and
+    the steps of gymnasium's environment are repeated with the same seed, for `Spec.seeded`.
 
     Raises:
         EnvError: it raises, or returns something that doesn't fit its spaces.
@@ -180,12 +190,33 @@ def inspect_environment(request: EnvRequest, backend: EnvBackend | None = None) 
     try:
         make_spec(env.observation_space, env.action_space)
         check_action_space(env.action_space)
-        masked = _probe(env, env_id, request.info)
+        masked, played = _probe(env, env_id, request.info)
+        # the episodes of dynamics have random numbers of their own, and the environment's reset isn't used
+        seeded = getattr(backend, "takes_dynamics", False) or _repeats(env, request, played)
     finally:
         with blame_environment(env_id, "close"):
             env.close()
+    if not seeded:  # it may only remember the episode before, which a new environment can't: then runs are reproducible
+        seeded = _new_repeats(request, played)
     spec = make_spec(env.observation_space, env.action_space, masked=masked)
-    return replace(spec, time_limited=_has_time_limit(env))
+    return replace(spec, time_limited=_has_time_limit(env), seeded=seeded)
+
+
+def _repeats(env: gym.Env[Any, Any], request: EnvRequest, played: list[Any]) -> bool:
+    """Return whether another reset with the same seed, and the same steps, return what they `played`."""
+    try:
+        return _probe(env, environment_id(env), request.info)[1] == played
+    except (Exception, SystemExit):  # if it matters to the run, the run raises it too
+        return True
+
+
+def _new_repeats(request: EnvRequest, played: list[Any]) -> bool:
+    """Return whether a new environment returns what another one `played`, with the same seed and the same steps."""
+    try:
+        with closing(make_single(request, flatten=False)) as env:
+            return _repeats(env, request, played)
+    except (Exception, SystemExit):
+        return True
 
 
 def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
@@ -197,10 +228,11 @@ def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
     return False
 
 
-def _probe(env: Any, env_id: str, info: tuple[str, ...]) -> bool:
-    """Play a few steps, continuing after the end of an episode, and return whether a mask was sent.
+def _probe(env: Any, env_id: str, info: tuple[str, ...]) -> tuple[bool, list[Any]]:
+    """Play a few steps, continuing after the end of an episode; return whether a mask was sent, and what was returned.
 
-    Each step has to return the keys `info` in its info.
+    Each step has to return the keys `info` in its info. What was returned is plain data, to be compared; None for what
+    can't be.
     """
     actions = copy.deepcopy(env.action_space)  # sampling must not change the environment's generator
     actions.seed(0)
@@ -209,19 +241,29 @@ def _probe(env: Any, env_id: str, info: tuple[str, ...]) -> bool:
         check_observation(env_id, env.observation_space, obs)
         mask = action_mask(env, about)
     masked, over = mask is not None, False
+    played = [_plain(obs)]
     for _ in range(PROBE_STEPS):
         with blame_environment(env_id, "reset" if over else "step"):
             if over:
-                (obs, about), over = read_reset(env_id, env.reset()), False
+                (obs, about), over, reward = read_reset(env_id, env.reset()), False, 0.0
             else:
                 obs, reward, ended, cut, about = read_step(env_id, env.step(sample_action(actions, mask)))
-                read_reward(env_id, reward)
+                reward = read_reward(env_id, reward)
                 read_info(env_id, about, info)
                 over = bool(ended or cut)
             check_observation(env_id, env.observation_space, obs)
             mask = action_mask(env, about, ended=over)
         masked |= mask is not None
-    return masked
+        played.append(_plain((obs, reward, over)))
+    return masked, played
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as plain data that can be compared, and doesn't change with it; None if that isn't possible."""
+    try:
+        return encode(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _inspect_foreign(request: EnvRequest, backend: EnvBackend) -> Spec:

@@ -96,6 +96,8 @@ class CheckpointWriter:
 
     def _warn_inexact(self) -> None:
         self.warned = True
+        if not (self.plan.spec.seeded or self.plan.forgets):
+            return  # the run has begun with a warning that its numbers can't be reproduced at all
         cause, loss = "does not start identically after each reset with the same seed", ""
         if self.plan.forgets:
             cause = f"can't be saved in the middle of an episode on backend {self.plan.config.backend}"

@@ -18,6 +18,7 @@ from pluggy import PluginManager
 from pgzoo import tracking
 from pgzoo.config import Layer, Member, RunConfig
 from pgzoo.envs import ids
+from pgzoo.envs.choice import IGNORES_SEED
 from pgzoo.errors import RunFailed, StoreError
 from pgzoo.launchers.coordinator import Coordinator
 from pgzoo.launchers.protocol import ResumePoint
@@ -270,6 +271,8 @@ def _plan(
                 "%s: no policy can learn from these entries of the observation, so they are left out: %s.",
                 *(config.env, ", ".join(plan.spec.dropped)),
             )
+        if not plan.spec.seeded:
+            _log.warning("%s %s.", config.env, IGNORES_SEED)
     return plan
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import gymnasium as gym
 import pytest
 from click.testing import CliRunner, Result
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.registration import EnvSpec
 
 from pgzoo.cli.main import program
 
@@ -56,6 +60,23 @@ def test_envs_says_whether_actions_are_masked() -> None:
     facts = dict(line.split("  ", 1) for line in pgzoo("envs", "probe/Trap-v0").stdout.splitlines())
     assert facts["action masks"].strip() == "yes"
     assert "action masks" not in pgzoo("envs", "CartPole-v1").stdout
+
+
+def test_envs_warns_of_an_environment_that_ignores_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unseeded(CartPoleEnv):
+        """Ignores the seed of a reset."""
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return super().reset(options=options)
+
+    monkeypatch.setitem(gym.registry, "Unseeded-v0", EnvSpec("Unseeded-v0", Unseeded))
+    result = pgzoo("envs", "Unseeded-v0", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["seeded"] is False
+    assert result.stderr.startswith(
+        "Warning: Unseeded-v0 plays another episode each time it is reset with the same seed"
+    )
+    fine = pgzoo("envs", "CartPole-v1", "--json")
+    assert json.loads(fine.stdout)["seeded"] is True and "Warning" not in fine.stderr
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -222,6 +222,52 @@ class Empty(Returns):
     action_space = Box(-1.0, 1.0, (0,))  # type: ignore[assignment]
 
 
-for _class in (EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Growing, Empty, WholeNumbers):
+class Unseeded(gym.Env[Any, Any]):
+    """Draws from `generator` instead of self.np_random: "global", "own" (unseeded) or "late" (only in a step)."""
+
+    observation_space = Box(-np.inf, np.inf, (1,))
+    action_space = Discrete(2)
+
+    def __init__(self, generator: str = "global") -> None:
+        self.draws_from, self.own = generator, np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._draw(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self._draw(), 0.0, self.t == 5, False, {}
+
+    def _draw(self) -> Any:
+        ignored = self.t > 0 if self.draws_from == "late" else True
+        if self.draws_from == "own":
+            return self.own.normal(size=1).astype(np.float32)
+        return np.random.normal(size=1).astype(np.float32) if ignored else np.zeros(1, np.float32)
+
+
+class OnlyOneReset(Reusing):
+    """Raises in its second reset, and returns NaN."""
+
+    def __init__(self) -> None:
+        self.buffer, self.t = np.full(1, np.nan, np.float32), -1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        if self.t >= 0:
+            raise RuntimeError("can't be reset again")
+        return super().reset(seed=seed, options=options)
+
+
+class OnlyNaN(OnlyOneReset):
+    """Returns NaN."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t = -1
+        return super().reset(seed=seed, options=options)
+
+
+CLASSES = EvenMask, TwoParts, NotAMethod, Costly, Returns, Raises, NoSeed, Reusing, Growing, Empty, WholeNumbers
+for _class in (*CLASSES, Unseeded, OnlyOneReset, OnlyNaN):
     if f"odd/{_class.__name__}-v0" not in gym.registry:
         gym.register(f"odd/{_class.__name__}-v0", f"{__name__}:{_class.__name__}")

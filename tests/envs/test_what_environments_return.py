@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that worker processes can import the module by name
 
-import odd_envs  # noqa: F401  registers the environments
+import odd_envs  # registers the environments
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pgzoo.envs import ids, state
@@ -436,6 +436,31 @@ def test_the_command_shows_a_traceback_only_in_debug_mode(tmp_path: Path) -> Non
 def test_incomplete_resets_are_detected_if_an_observation_buffer_is_reused() -> None:
     assert not state.reset_is_complete(gym.make("odd/Reusing-v0", disable_env_checker=True), ())
     assert not resets_completely(request("Reusing", rows=1))
+
+
+# environments that ignore their seed
+
+
+@pytest.mark.parametrize("generator", ["global", "own", "late"])
+def test_an_environment_that_draws_from_another_generator_is_not_seeded(generator: str) -> None:
+    assert not inspect_environment(request("Unseeded", generator=generator)).seeded
+
+
+@pytest.mark.parametrize("env", ["odd/Reusing-v0", "odd/OnlyOneReset-v0", "odd/OnlyNaN-v0", "probe/LeakyReset-v0"])
+def test_an_environment_that_remembers_episodes_or_fails_later_is_seeded(env: str) -> None:
+    """Runs on it are reproducible, as each begins with new environments."""
+    assert inspect_environment(EnvRequest(env, {}, None, 2)).seeded
+
+
+def test_the_seed_is_tested_with_one_environment_and_two_resets(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    kept_make, kept_reset = gym.make, odd_envs.EvenMask.reset
+    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: made.append("make") or kept_make(*args, **kwargs))
+    monkeypatch.setattr(
+        odd_envs.EvenMask, "reset", lambda *args, **kwargs: made.append("reset") or kept_reset(*args, **kwargs)
+    )
+    assert inspect_environment(request("EvenMask")).seeded
+    assert made == ["make", "reset", "reset"]
 
 
 # values from info

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -283,6 +284,31 @@ def test_an_environment_that_cannot_be_saved_causes_one_warning(
     ]
     assert done.status == "finished" and done.runs[0].env_steps >= 1000
     assert (done.ended.state.updates == whole.ended.state.updates).all()
+
+
+class Unseeded(gym.Env[Any, Any]):
+    """Draws from numpy's global generator."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.random.uniform(-1, 1, 1).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.random.uniform(-1, 1, 1).astype(np.float32), 1.0, bool(np.random.random() < 0.2), False, {}
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "reinforce"])
+def test_a_run_warns_once_of_an_environment_that_ignores_its_seed(
+    trained: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    caplog.set_level(logging.WARNING, "pgzoo")
+    monkeypatch.setitem(gym.registry, "Unseeded-v0", gym.envs.registration.EnvSpec("Unseeded-v0", Unseeded))
+    trained(algorithm=algorithm, env="Unseeded-v0", total_steps=300)
+    (warning,) = (record.message for record in caplog.records if "same seed" in record.message)
+    assert warning.startswith("Unseeded-v0 plays another episode each time it is reset with the same seed, so --seed")
+    assert "self.np_random" in warning and "super().reset(seed=seed)" in warning
 
 
 def test_resuming_inexactly_restores_everything_but_open_episodes(

@@ -25,7 +25,7 @@ from pgzoo.envs.checks import (
 from pgzoo.envs.single import action_mask, make_single
 from pgzoo.envs.spec import check_action_space, make_spec
 from pgzoo.envs.state import encode, reset_is_complete
-from pgzoo.errors import EnvError, PluginError, UnfitError
+from pgzoo.errors import EnvError, PgzooError, PluginError, UnfitError, raised_at
 from pgzoo.protocols import EnvBackend, EnvState
 from pgzoo.types import EnvRequest, Spec
 
@@ -83,14 +83,27 @@ class BackendCatalog(Protocol):
 
 
 def make_backend(entry: BackendEntry, catalog: BackendCatalog) -> EnvBackend:
-    """Return a new backend; one with `takes_dynamics` gets a function that finds the dynamics of an environment id."""
+    """Return a new backend; one with `takes_dynamics` gets a function that finds the dynamics of an environment id.
+
+    Raises:
+        PluginError: it can't be created.
+    """
     made: Any = entry.load()
 
     def find(env_id: str) -> Any:
         plain = env_id.rpartition(":")[2]
         return next((one.load() for one in catalog.entries("dynamics") if plain in one.facts["envs"]), None)
 
-    return made(find) if getattr(made, "takes_dynamics", False) else made()  # type: ignore[no-any-return]
+    try:
+        return made(find) if getattr(made, "takes_dynamics", False) else made()  # type: ignore[no-any-return]
+    except PgzooError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
+        raise PluginError(
+            f'The environment backend "{entry.name}" can\'t be created: {text}{raised_at(error)}. It is created '
+            "without arguments. PGZOO_DEBUG=1 shows the traceback."
+        ) from error
 
 
 def make_states(catalog: BackendCatalog) -> tuple[EnvState, ...]:
@@ -110,7 +123,9 @@ def make_state(entry: BackendEntry) -> EnvState:
     try:
         made = factory()
     except Exception as error:
-        raise PluginError(f"{who} can't be created: {type(error).__name__}: {error}. {advice}") from error
+        raise PluginError(
+            f"{who} can't be created: {type(error).__name__}: {error}{raised_at(error)}. {advice}"
+        ) from error
     missing = [name for name in ("fits", "get", "put") if not callable(getattr(made, name, None))]
     if missing:
         raise PluginError(f"{who} has no method {' and no method '.join(missing)}. {advice}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from pgzoo.config import ActionConfig
-from pgzoo.errors import UnfitError
+from pgzoo.errors import PluginError, UnfitError
 from pgzoo.ops.heads import ActionHead, ObsEncoder
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
@@ -64,6 +64,7 @@ class ModulePolicy:
     Raises:
         UnfitError: the module writes buffers or draws random numbers while it is evaluated, its parameters are not
             float32, or the algorithm needs a second value head (aux_value).
+        PluginError: `build` returned something else than a module, or the module something else than a tensor.
     """
 
     def __init__(
@@ -141,7 +142,11 @@ class ModulePolicy:
     def _built(self, rng: np.random.Generator, outputs: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
-            return self.build(self.inputs, outputs)
+            module: Any = self.build(self.inputs, outputs)
+        if not isinstance(module, nn.Module):
+            name = getattr(self.build, "__qualname__", type(self.build).__qualname__)
+            raise PluginError(f"{name} returned {module!r:.60}; it must return a torch.nn.Module.")
+        return module
 
     def _sample(self) -> Tensor:
         shape = (self.inputs,) if isinstance(self.inputs, int) else self.inputs
@@ -211,5 +216,13 @@ def _check_pure(module: nn.Module, rows: Tensor, outputs: int, who: str) -> None
                 "must be a pure function of its parameters: use a layer without running statistics, such as LayerNorm; "
                 "--normalize-obs standardizes observations."
             )
+    if not isinstance(found, Tensor):
+        kind = type(found).__name__
+        got = (
+            f"a {kind} of {len(found)}" if isinstance(found, tuple | list) else "None" if found is None else f"a {kind}"
+        )
+        raise PluginError(
+            f"{type(module).__name__} returned {got} from forward; it must return one tensor [rows, {outputs}]."
+        )
     if found.shape != (len(rows), outputs):
         raise UnfitError(f"{who}: expected {outputs} outputs; {len(rows)} rows gave shape {list(found.shape)}.")

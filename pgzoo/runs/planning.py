@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import torch
 
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig, SearchConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, make_states, resets_completely
-from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError
+from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError, raised_at
 from pgzoo.launchers.rollouts import RolloutBackend, start_process
 from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Diagnostic, Policy
@@ -28,7 +29,13 @@ from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
 from pgzoo.types import Collection, EnvRequest, Episodes, Params, Spec, Steps
 
-__all__ = ["collection_of", "make_plan", "name_component"]
+__all__ = ["POLICY_ARGUMENTS", "check_takes", "collection_of", "create", "make_plan", "name_component"]
+
+POLICY_ARGUMENTS = (
+    "with (config, spec, needs). If it builds a torch module from (inputs, outputs), register pgzoo.module_policy(it) "
+    "instead"
+)
+"""How a policy is created."""
 
 MIN_COMPILED_STEPS = 30_000
 """Gradient steps per seed from which compiling them saves time, even with an empty cache."""
@@ -68,8 +75,10 @@ def make_plan(
             "--normalize-reward would have no effect. Remove it."
         )
     members = tuple(members) or config.members()
-    with name_component(f'algorithm "{config.algorithm}"'):
-        algorithm = catalog.get("algorithm", config.algorithm).load()()
+    who = f'algorithm "{config.algorithm}"'
+    advice = "without arguments. Its methods get the settings, as ctx.settings or hyper"
+    algorithm = create(who, catalog.get("algorithm", config.algorithm).load(), (), advice)
+    with name_component(who):
         collection = collection_of(algorithm, config.settings)
         own_needs = _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings)
         needs = checked_needs(own_needs, f'Algorithm "{config.algorithm}"')
@@ -138,10 +147,14 @@ def _with_choices(
 
 def _policy(config: RunConfig, spec: Spec, needs: frozenset[str], catalog: PluginCatalog) -> Policy:
     """Create the policy. Raises UnfitError if it doesn't fit the environment or the needs."""
-    with name_component(f'policy "{config.policy.name}"'):
+    who = f'policy "{config.policy.name}"'
+    with name_component(who):
         factory = catalog.get("policy", config.policy.name).load()
+        check_takes(who, factory, 3, POLICY_ARGUMENTS)
         try:
             return make_policy(factory, config.policy.settings, spec, needs, config.normalize_obs)
+        except PluginError as error:
+            raise PluginError(f"{who} can't be created: {error}") from error
         except UnfitError as error:
             # the advice of a policy, such as another distribution, doesn't help an algorithm for other actions
             only = _only_actions(str(catalog.get("algorithm", config.algorithm).facts.get("actions")), needs)
@@ -167,8 +180,9 @@ def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
     """Create the diagnostics of a run. Raises UnfitError for one that can't measure it."""
     found: dict[str, Diagnostic] = {}
     for name in plan.config.diagnostics:
-        with name_component(f'diagnostic "{name}"'):
-            diagnostic = found[name] = catalog.get("diagnostic", name).load()()
+        who = f'diagnostic "{name}"'
+        diagnostic = found[name] = create(who, catalog.get("diagnostic", name).load(), (), "without arguments")
+        with name_component(who):
             reason = diagnostic.fits(plan) if hasattr(diagnostic, "fits") else ""
         if reason:
             raise UnfitError(f'Diagnostic "{name}" can\'t measure this run: {reason}.')
@@ -205,7 +219,40 @@ def name_component(component: str) -> Iterator[None]:
     except PgzooError:
         raise
     except Exception as error:
-        raise PluginError(f"{component} can't be created: {type(error).__name__}: {error}") from error
+        text = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
+        raise PluginError(
+            f"{component} can't be created: {text}{raised_at(error)}. PGZOO_DEBUG=1 shows the traceback."
+        ) from error
+
+
+def create(component: str, target: Any, arguments: Sequence[Any], how: str) -> Any:
+    """Call the class or function of a component. `how` describes the call, such as "without arguments".
+
+    Raises:
+        PluginError: it can't be called like this, or raised something that isn't a PgzooError.
+    """
+    check_takes(component, target, len(arguments), how)
+    with name_component(component):
+        return target(*arguments)
+
+
+def check_takes(component: str, target: Any, count: int, how: str) -> None:
+    """Raise PluginError if the class or function of a component can't be called with so many arguments."""
+    if not callable(target):
+        raise PluginError(
+            f"{component} can't be created: {target!r:.60} is not a class or function. Register the "
+            "class itself, not an object of it."
+        )
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # of some classes in compiled code
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        name = getattr(target, "__qualname__", type(target).__qualname__)
+        taken = f"({', '.join(signature.parameters)})" if signature.parameters else "no arguments"
+        raise PluginError(f"{component} can't be created: {name} takes {taken}, but pgzoo calls it {how}.") from error
 
 
 def collection_of(algorithm: Any, settings: Any) -> Collection:

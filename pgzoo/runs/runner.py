@@ -31,7 +31,7 @@ from pgzoo.runs.checkpoint_writer import CheckpointWriter
 from pgzoo.runs.context import RunContext
 from pgzoo.runs.memory import name_lack_of_memory, note_memory, return_freed_images
 from pgzoo.runs.objects import check_objects, import_files, register_objects
-from pgzoo.runs.planning import make_plan, name_component
+from pgzoo.runs.planning import create, make_plan
 from pgzoo.runs.provenance import sources, tags
 from pgzoo.runs.relay import ListenerControl, add_listener, listener_manager, relay
 from pgzoo.runs.resolve import compose
@@ -329,8 +329,8 @@ def _start_listeners(
         if (coordinator and not display) or (worker and display):
             continue
         snapshots = tuple(of.get(entry.name, {}) for of in resume_point.listeners) if resume_point else ()
-        with name_component(f'listener "{entry.name}"'):
-            listener = entry.load()(replace(context, resumed=snapshots))
+        how = "with one argument, the context of the run"
+        listener = create(f'listener "{entry.name}"', entry.load(), [replace(context, resumed=snapshots)], how)
         if listener is not None:  # a listener may have nothing to do in this run
             add_listener(manager, entry.name, listener)
             listeners[entry.name] = listener

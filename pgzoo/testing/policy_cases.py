@@ -14,12 +14,13 @@ from torch import Tensor
 
 from pgzoo.config import Component
 from pgzoo.envs.spec import make_spec
-from pgzoo.errors import UnfitError
+from pgzoo.errors import PluginError, UnfitError
 from pgzoo.ops.acting import actor_for, memory_size
 from pgzoo.ops.draws import draw_noise
 from pgzoo.protocols import Policy
 from pgzoo.registry.components import resolve_component
-from pgzoo.testing.target import CheckTarget
+from pgzoo.runs.planning import POLICY_ARGUMENTS, check_takes
+from pgzoo.testing.target import CheckFailed, CheckTarget
 from pgzoo.training.plan import make_policy
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
@@ -151,9 +152,16 @@ def policy_or_refusal(target: CheckTarget, spec: Spec, needs: frozenset[str] = f
     """Return the policy made for these spaces, or the UnfitError with which its factory refuses them."""
     component, factory = resolve_component("policy", target.component.name, target.catalog)
     with target.errors_fail_check(
-        f"on {spec.observation_space} and {spec.action_space}", "Raise UnfitError for spaces that it doesn't support."
+        f"on {spec.observation_space} and {spec.action_space}",
+        "Correct it, or raise UnfitError if it doesn't support such spaces.",
     ):
+        try:
+            check_takes(target.who, factory, 3, POLICY_ARGUMENTS)
+        except PluginError as error:
+            raise CheckFailed(str(error)) from error
         try:
             return make_policy(factory, component.settings, spec, needs, normalize_obs=False)
         except UnfitError as error:
             return error
+        except PluginError as error:
+            raise CheckFailed(f"{target.who} can't be created: {error}") from error

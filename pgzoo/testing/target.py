@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgzoo.errors import PgzooError
+from pgzoo.errors import PgzooError, raised_at
 from pgzoo.registry import Entry, PluginCatalog, PluginInfo
 
 __all__ = [
@@ -88,7 +88,7 @@ class CheckTarget:
         except PgzooError as error:
             raise CheckFailed(f"{self.who} fails {what}: {str(error).removesuffix('.')}. {advice}") from error
         except Exception as error:
-            raise CheckFailed(f"{self.who} fails {what}: {type(error).__name__}: {error}. {advice}") from error
+            raise CheckFailed(f"{self.who} fails {what}: {_described(error)}. {advice}") from error
 
     def expect_described(self, model: Any, base: type) -> None:
         """Expect a settings model to derive from pgzoo's `base` and every field to have a description."""
@@ -104,6 +104,11 @@ class CheckTarget:
             f"has settings without a description: {', '.join(silent)}",
             'It becomes the help text: Annotated[float, Field(description="...")].',
         )
+
+
+def _described(error: Exception) -> str:
+    """Return an exception with its type, and the line of the plugin's code that raised it."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".") + raised_at(error)
 
 
 Check = Callable[[CheckTarget], None]

@@ -190,6 +190,16 @@ def _is_info(need: str) -> bool:
 
 
 def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], normalize_obs: bool) -> Policy:
-    """Build a policy with its factory. Raises UnfitError if it doesn't fit the environment or the needs."""
+    """Build a policy with its factory.
+
+    Raises:
+        UnfitError: it doesn't fit the environment or the needs.
+        PluginError: the factory returned something else than a policy.
+    """
     policy: Policy = factory(settings, spec, needs & POLICY_NEEDS)
+    if not all(callable(getattr(policy, name, None)) for name in ("init", "apply")):
+        name = getattr(factory, "__qualname__", type(factory).__qualname__)
+        raise PluginError(
+            f"{name} returned {policy!r:.60}; it must return a policy, with the methods of pgzoo.protocols.Policy."
+        )
     return NormalizedPolicy(policy, spec) if normalize_obs else policy

@@ -11,7 +11,7 @@ from pgzoo.config import Layer
 from pgzoo.envs.choice import choose_backend, inspect_environment
 from pgzoo.envs.native import NativeBackend
 from pgzoo.envs.sync import SyncBackend
-from pgzoo.errors import EnvError
+from pgzoo.errors import EnvError, PluginError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
 from pgzoo.runs.planning import make_plan
 from pgzoo.runs.resolve import compose
@@ -25,6 +25,13 @@ class Crowd(SyncBackend):
 
     def preferred(self, request: EnvRequest) -> bool:
         return request.rows >= 4
+
+
+class NoDevice(SyncBackend):
+    """A backend that can't be created."""
+
+    def __init__(self) -> None:
+        raise OSError("no device")
 
 
 class Old(NativeBackend):
@@ -88,3 +95,14 @@ def test_a_run_warns_if_auto_chose_the_backend_of_a_plugin(
     told = [record.getMessage() for record in caplog.records if "backend crowd of plugin" in record.getMessage()]
     assert len(told) == said and all("--backend sync" in line for line in told)
     assert result.plan.config.backend == ("crowd" if said else "sync")
+
+
+def test_the_error_of_a_backend_that_cannot_be_created_names_it_and_the_line() -> None:
+    catalog, registry = discover(inline=False), Registry(PluginInfo("mine", "entry point", "mine"))
+    registry.env_backend("my-sim", NoDevice)
+    catalog.add(registry.plugin, object(), registry.entries.values())
+    message = (
+        r'^The environment backend "my-sim" can\'t be created: OSError: no device \(.*test_choice\.py, line \d+\)\. '
+    )
+    with pytest.raises(PluginError, match=message):
+        choose_backend("my-sim", catalog, EnvRequest("CartPole-v1", {}, None, 1))

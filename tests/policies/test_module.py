@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import pgzoo
 from pgzoo.envs.spec import make_spec
-from pgzoo.errors import UnfitError
+from pgzoo.errors import PluginError, UnfitError
 from pgzoo.ops.nets import ROW_BLOCK
 from pgzoo.training.events import RunEnded
 from pgzoo.training.loop import train
@@ -154,6 +154,37 @@ def test_impure_or_unsuitable_modules_are_refused_with_a_reason(build: Any, said
     with pytest.raises(UnfitError, match=said):
         make(build)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Pair(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x), None
+
+
+def forgets_return(inputs: int, outputs: int) -> Any:
+    nn.Linear(inputs, outputs)
+
+
+class Silent(Pair):
+    def forward(self, x: Tensor) -> Any:
+        self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (forgets_return, r"^forgets_return returned None; it must return a torch\.nn\.Module\.$"),
+        (Pair, r"^Pair returned a tuple of 2 from forward; it must return one tensor \[rows, 4\]\.$"),
+        (Silent, r"^Silent returned None from forward; it must return one tensor \[rows, 4\]\.$"),
+    ],
+)
+def test_a_build_function_or_module_that_returns_something_else_is_reported(build: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        make(build)
 
 
 def test_a_second_value_head_and_an_unknown_lift_are_refused() -> None:

@@ -19,6 +19,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import pgzoo
+from pgzoo.algorithms.a2c import A2C, A2CConfig
 from pgzoo.config import Layer
 from pgzoo.errors import PluginError, RunFailed, UsageError
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
@@ -84,6 +85,34 @@ def test_a_listener_that_cannot_be_created_leaves_the_process_unchanged(catalog:
     mixed = PluginCatalog(list(catalog.plugins), dict(catalog.objects), dict(catalog._entries))
     mixed.add(registry.plugin, object(), registry.entries.values())
     with unchanged(), pytest.raises(PluginError, match='listener "broken" can\'t be created: ValueError: no display'):
+        run_config(compose(Layer({"algorithm": "a2c", **SHORT}, ".".join), mixed), mixed)
+    assert not list(home.runs.iterdir())
+
+
+def test_an_algorithm_that_is_registered_as_an_object_is_reported(catalog: PluginCatalog) -> None:
+    registry = Registry(PluginInfo("mine", "entry point", "mine"))
+    registry.algorithm("my-a", A2C(), config=A2CConfig)
+    mixed = catalog.copy()
+    mixed.add(registry.plugin, object(), registry.entries.values())
+    message = (
+        r'algorithm "my-a" can\'t be created: <pgzoo.*A2C object.* is not a class or function\. Register the class'
+    )
+    with pytest.raises(PluginError, match=message):
+        run_config(compose(Layer({"algorithm": "my-a", **SHORT}, ".".join), mixed), mixed)
+
+
+def test_a_listener_without_the_argument_context_is_reported(catalog: PluginCatalog, home: Home) -> None:
+    class Simple:
+        """Takes no argument."""
+
+    registry = Registry(PluginInfo("simple", "entry point", "simple"))
+    registry.listener("simple", Simple)
+    mixed = catalog.copy()
+    mixed.add(registry.plugin, object(), registry.entries.values())
+    message = (
+        r'listener "simple" can\'t be created: .*Simple takes no arguments, but pgzoo calls it with one argument, the'
+    )
+    with pytest.raises(PluginError, match=message):
         run_config(compose(Layer({"algorithm": "a2c", **SHORT}, ".".join), mixed), mixed)
     assert not list(home.runs.iterdir())
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import pgzoo
 from pgzoo.algorithms.ppo import PPO
-from pgzoo.errors import ConfigError, EnvError, UnfitError, UnknownName
+from pgzoo.errors import ConfigError, EnvError, PluginError, UnfitError, UnknownName
 from pgzoo.play.evaluation import environment_for
 from pgzoo.policies.mlp import MLP
 from pgzoo.registry import discover
@@ -181,6 +181,60 @@ def test_objects_of_the_wrong_kind_are_refused(settings: dict[str, Any], message
 def test_an_environment_instance_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"not an environment \(TimeLimit\).*lambda: MyEnv"):
         pgzoo.plan("reinforce", env=gym.make("CartPole-v1"), total_steps=100)
+
+
+class NeedsConfig(PPO):
+    def __init__(self, config: Any) -> None:
+        """Take an argument that pgzoo doesn't pass."""
+
+
+class RaisesWhenMade(PPO):
+    def __init__(self) -> None:
+        raise ValueError("no such file.")
+
+
+def raises_when_built(inputs: int, outputs: int) -> Any:
+    raise KeyError("boom")
+
+
+def forgets_return(inputs: int, outputs: int) -> Any:
+    torch.nn.Linear(inputs, outputs)
+
+
+def forgets_policy(config: Any, spec: Any, needs: Any) -> Any:
+    """Return nothing."""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"algorithm": NeedsConfig},
+            r'algorithm ".*:NeedsConfig" can\'t be created: NeedsConfig takes \(config\), but pgzoo calls it without '
+            r"arguments\. Its methods get the settings, as ctx\.settings or hyper\.$",
+        ),
+        (
+            {"algorithm": RaisesWhenMade},
+            r'algorithm ".*:RaisesWhenMade" can\'t be created: ValueError: no such file \(.*_objects\.py, line \d+\)\. '
+            r"PGZOO_DEBUG=1 shows the traceback\.$",
+        ),
+        (
+            {"policy": raises_when_built},
+            r'policy ".*:raises_when_built" can\'t be created: KeyError: \'boom\' \(.*test_objects\.py, line \d+\)\. ',
+        ),
+        (
+            {"policy": forgets_return},
+            r'policy ".*:forgets_return" can\'t be created: forgets_return returned None; it must return a torch\.nn',
+        ),
+        (
+            {"policy": forgets_policy},
+            r'policy ".*:forgets_policy" can\'t be created: forgets_policy returned None; it must return a policy',
+        ),
+    ],
+)
+def test_the_error_of_a_component_that_cannot_be_created_names_it_and_the_line(given: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        pgzoo.plan(**{"algorithm": "ppo", "env": "CartPole-v1", **given})
 
 
 def test_the_processes_launcher_refuses_objects(given: Any, home: Home) -> None:

@@ -17,6 +17,7 @@ from pgzoo.config import ComponentConfig
 from pgzoo.errors import UnfitError
 from pgzoo.ops.distributions import Categorical, DiagonalGaussian
 from pgzoo.policies.mlp import MLP, MLPActor, MLPConfig
+from pgzoo.policies.module import module_policy
 from pgzoo.testing.checks import CHECKS
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
 
@@ -39,6 +40,34 @@ class Grudging(Plain):
             super().__init__(config, spec, needs)
         except UnfitError as error:
             raise ValueError("no") from error
+
+
+def forgets_return(inputs: int, outputs: int) -> Any:
+    torch.nn.Linear(inputs, outputs)
+
+
+def raises_when_built(inputs: int, outputs: int) -> Any:
+    raise KeyError("boom")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            module_policy(forgets_return),
+            "can't be created: forgets_return returned None; it must return a torch.nn.Module.",
+        ),
+        (
+            forgets_return,
+            "can't be created: forgets_return takes (inputs, outputs), but pgzoo calls it with (config, spec",
+        ),
+        (module_policy(raises_when_built), ": KeyError: 'boom' ("),
+    ],
+)
+def test_a_policy_that_cannot_be_created_fails_with_its_cause(target: Any, message: str) -> None:
+    (failed,) = failing("policy", target, "spaces").values()
+    assert message in failed
+    assert ("UnfitError" in failed) == ("boom" in failed)  # a wrong function fits no spaces
 
 
 class Lucky(Plain):
@@ -416,7 +445,7 @@ Echo.actor = None
 Tossing.actor = None
 Clamping.actor = None
 POLICIES: list[tuple[type, dict[str, Any], str, str]] = [
-    (Grudging, {}, "spaces", "ValueError: no. Raise UnfitError"),
+    (Grudging, {}, "spaces", "Correct it, or raise UnfitError"),
     (Plain, {"config": type("Silent", (ComponentConfig,), {"__annotations__": {"x": int}, "x": 1})}, "settings", ": x"),
     (Lucky, {}, "init", "returns from init a different weight.0"),
     (Gambler, {}, "init", "global generator of random in init"),

@@ -35,10 +35,11 @@ __all__ = [
 
 RESET = "reset(self, *, seed=None, options=None)"
 STEP_RESULT = "(observation, reward, terminated, truncated, info)"
+RETURNS = f" Gymnasium's reset returns (observation, info), and its step {STEP_RESULT}."
 HINTS = {
     "keyword argument 'seed'": f" Gymnasium's signature is {RESET}.",
     "keyword argument 'options'": f" Gymnasium's signature is {RESET}.",
-    "values to unpack": (f" Gymnasium's reset returns (observation, info), and its step {STEP_RESULT}."),
+    "values to unpack": RETURNS,
 }
 """Hints for environments that were written for the old gym API, by a substring of the error message."""
 
@@ -55,12 +56,14 @@ def environment_error(env_id: str, doing: str, error: BaseException) -> EnvError
     """
     if isinstance(error, EnvError):
         return error
-    hint = next((hint for part, hint in HINTS.items() if part in str(error)), "")
+    hint, where = next((hint for part, hint in HINTS.items() if part in str(error)), ""), raised_at(error)
+    if "cannot unpack non-iterable" in str(error) and not where:  # a wrapper of gymnasium's got None or a number
+        hint = RETURNS
     text = " ".join(str(error).split()).removesuffix(".")
     raised = f"raised {type(error).__name__}: {text}".removesuffix(": ")
     if isinstance(error, SystemExit):
         raised = f"called sys.exit({'' if error.code is None else repr(error.code)})"
-    return EnvError(f'environment "{env_id}" {raised} in {doing}{raised_at(error)}.{hint}')
+    return EnvError(f'environment "{env_id}" {raised} in {doing}{where}.{hint}')
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgzoo.envs.checks import environment_error, environment_id, mask_size
-from pgzoo.envs.dynamics_checks import make_dynamics
+from pgzoo.envs.dynamics_checks import make_dynamics, python_error
 from pgzoo.envs.kernel import collect_rows, no_mask, step_rows
 from pgzoo.envs.single import make_single
 from pgzoo.errors import EnvError, UnfitError
@@ -80,6 +81,11 @@ def _open(factory: Any, request: EnvRequest) -> tuple[Dynamics, gym.Env[Any, Any
         return make_dynamics(factory, env), env
     finally:
         env.close()
+
+
+def _is_own(line: str) -> bool:
+    """Return whether numba's line `File "PATH", line N` is in pgzoo's code. PATH may be relative to this folder."""
+    return Path(line.split('"')[1]).resolve().is_relative_to(Path(__file__).parents[1])
 
 
 class CompiledEnvs:
@@ -176,15 +182,21 @@ class CompiledEnvs:
             one.collect(policy._replace(weights=policy.weights[:1]), np.zeros(1, np.int64), None, 1, stored)
 
     def _error(self, doing: str, error: Exception) -> EnvError:
-        """Return the error to raise: for what numba can't compile, only the reason and the line."""
+        """Return the error to raise: for what numba can't compile, only the reason, the line, and what Python raises.
+
+        The line is one outside of pgzoo if there is one: a mistake in a function shows in pgzoo's loop that calls it.
+        """
         if not type(error).__module__.startswith("numba."):
             return environment_error(self._id, doing, error)
         lines = [line.strip() for line in str(error).splitlines()]
         reasons = (line for line in lines if line and not line.startswith("Failed in nopython mode pipeline"))
-        where = next((f" ({line.removesuffix(':')})" for line in lines if line.startswith("File ")), "")
+        files = sorted((line.removesuffix(":") for line in lines if line.startswith("File ")), key=_is_own)
+        raised = python_error(self._dynamics, self.observation_space, self.action_space)
+        where = f" ({files[0]})" if files and not (raised and _is_own(files[0])) else ""
+        cause = f". In Python, a reset or a step raised {raised}" if raised else ""
         return EnvError(
             f'environment "{self._id}": numba can\'t compile its dynamics or the policy: '
-            f"{next(reasons, 'no reason given').removesuffix('.')}{where}. See docs/backends.md."
+            f"{next(reasons, 'no reason given').removesuffix('.')}{where}{cause}. See docs/backends.md."
         )
 
     def _actions(self, rows: int) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import traceback
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -17,7 +18,7 @@ from pgzoo.errors import EnvError, PgzooError, raised_at
 from pgzoo.ops import jit
 from pgzoo.types import Dynamics
 
-__all__ = ["make_dynamics"]
+__all__ = ["make_dynamics", "python_error"]
 
 
 def make_dynamics(factory: Callable[[Any], Dynamics], env: gym.Env[Any, Any]) -> Dynamics:
@@ -40,18 +41,37 @@ def make_dynamics(factory: Callable[[Any], Dynamics], env: gym.Env[Any, Any]) ->
     if problem := _invalid_field(dynamics):
         raise EnvError(f"{who} {problem}. See docs/backends.md.")
     try:
-        _try_in_python(dynamics, env)
-    except (ArithmeticError, ValueError):
-        pass  # a number for which Python raises, and compiled code returns inf or nan
-    except IndexError as error:
-        shapes = f"size={dynamics.size}, reset_randoms={dynamics.reset_randoms}, step_randoms={dynamics.step_randoms}"
-        raise EnvError(
-            f"{who} use an index outside of an array: {_described(error)}. They declare {shapes} and "
-            f"{np.size(dynamics.constants)} constants. Declare as many as the functions use."
-        ) from error
+        _try_in_python(dynamics, env.observation_space, env.action_space)
     except Exception as error:
-        raise EnvError(f"{who} raised {_described(error)} in a reset or a step. See docs/backends.md.") from error
+        if _unpacks_step(error):
+            raise EnvError(f"{who}: step must return (reward, terminated): {_described(error)}.") from error
+        if isinstance(error, IndexError):
+            shapes = (
+                f"size={dynamics.size}, reset_randoms={dynamics.reset_randoms}, step_randoms={dynamics.step_randoms}"
+            )
+            raise EnvError(
+                f"{who} use an index outside of an array: {_described(error)}. They declare {shapes} and "
+                f"{np.size(dynamics.constants)} constants. Declare as many as the functions use."
+            ) from error
+        # a number for which Python raises may be inf or nan in compiled code; else see `python_error`
+        if not isinstance(error, ArithmeticError | ValueError):
+            raise EnvError(f"{who} raised {_described(error)} in a reset or a step. See docs/backends.md.") from error
     return dynamics
+
+
+def python_error(dynamics: Dynamics, observations: gym.Space[Any], actions: gym.Space[Any]) -> str:
+    """Return what the functions raise in one reset and one step in Python, with the line; empty if they don't."""
+    try:
+        _try_in_python(dynamics, observations, actions)
+    except Exception as error:
+        return _described(error)
+    return ""
+
+
+def _unpacks_step(error: Exception) -> bool:
+    """Return whether an error arose where the result of `step` is split into the reward and the flag."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return "unpack" in str(error) and last.name == apply_rows.__name__
 
 
 def _name(factory: Any) -> str:
@@ -83,9 +103,9 @@ def _invalid_field(dynamics: Any) -> str:
     return ""
 
 
-def _try_in_python(dynamics: Dynamics, env: gym.Env[Any, Any]) -> None:
-    """Reset and step one row in Python."""
-    space, actions = env.observation_space, copy.deepcopy(env.action_space)
+def _try_in_python(dynamics: Dynamics, space: gym.Space[Any], actions: gym.Space[Any]) -> None:
+    """Reset and step one row in Python, with observations and actions in these spaces."""
+    actions = copy.deepcopy(actions)
     parts = {"reset": dynamics.reset, "step": dynamics.step, "observe": dynamics.observe}
     apply = jit.specialize(apply_rows, parts | {"mask": dynamics.mask or no_mask}, interpreted=True)
     generator = np.random.default_rng(0)

@@ -262,6 +262,18 @@ def no_result(state: Array, action: Any, random: Array, constants: Array) -> Non
     pass
 
 
+def only_reward(state: Array, action: Any, random: Array, constants: Array) -> float:
+    return 1.0
+
+
+def three_results(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool, bool]:
+    return 1.0, False, False
+
+
+def raises(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
+    raise ValueError("boom")
+
+
 def outside_domain(state: Array, action: Any, random: Array, constants: Array) -> tuple[float, bool]:
     return math.log(-1.0), False
 
@@ -277,7 +289,15 @@ def outside_domain(state: Array, action: Any, random: Array, constants: Array) -
         ({"step": far_step}, "IndexError: index 99"),
         ({"observe": far_observe}, "IndexError: index 4"),
         ({"mask": far_mask}, "IndexError: index 2"),
-        ({"step": no_result}, "raised TypeError: cannot unpack .* in a reset or a step"),
+        (
+            {"step": no_result},
+            r": step must return \(reward, terminated\): TypeError: cannot unpack non-iterable NoneType",
+        ),
+        (
+            {"step": only_reward},
+            r": step must return \(reward, terminated\): TypeError: cannot unpack non-iterable float",
+        ),
+        ({"step": three_results}, r": step must return \(reward, terminated\): ValueError: too many values to unpack"),
         ({"size": 4.0}, "have size=4.0, which must be an integer, 0 or greater"),
         ({"reset_randoms": -1}, "have reset_randoms=-1"),
         ({"step": None}, "have step=None, which must be a function"),
@@ -288,7 +308,7 @@ def outside_domain(state: Array, action: Any, random: Array, constants: Array) -
 def test_faulty_dynamics_are_an_error_before_anything_is_compiled(fields: dict[str, Any], said: str) -> None:
     made = replace(ENVS["CartPole-v1"].load()(opened_env()), **fields)
     backend = compiled.CompiledBackend(lambda env_id: lambda env: made)
-    with pytest.raises(EnvError, match=rf'environment "CartPole-v1": its dynamics \(.*<lambda>\) .*{said}'):
+    with pytest.raises(EnvError, match=rf'environment "CartPole-v1": its dynamics \(.*<lambda>\).*{said}'):
         backend.open(EnvRequest("CartPole-v1", {}, None, 2))
 
 
@@ -368,6 +388,17 @@ def test_a_short_error_names_what_numba_cannot_compile() -> None:
     ) as caught:
         compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
     assert len(str(caught.value)) < 400
+
+
+@NUMBA
+def test_the_error_of_compiling_names_what_python_raises_instead_of_the_file_of_the_loop() -> None:
+    made = replace(ENVS["CartPole-v1"].load()(opened_env()), step=raises)
+    message = (
+        r"can't compile its dynamics.*: failed to unpack none\. In Python, a reset or a step raised ValueError: boom"
+    )
+    with pytest.raises(EnvError, match=rf"{message} \(.*test_compiled\.py, line \d+\)\.") as caught:
+        compiled.CompiledEnvs(made, opened_env(wrapped=True), 1, 100).reset(np.zeros(1, np.int64))
+    assert "kernel.py" not in str(caught.value)
 
 
 def test_functions_of_different_modules_do_not_share_compiled_code() -> None:

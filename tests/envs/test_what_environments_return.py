@@ -438,6 +438,27 @@ def test_incomplete_resets_are_detected_if_an_observation_buffer_is_reused() -> 
     assert not resets_completely(request("Reusing", rows=1))
 
 
+@pytest.mark.parametrize(("method", "returned"), [("step", None), ("step", 1.0)])
+def test_a_method_without_a_tuple_is_reported_with_what_gymnasium_expects(
+    monkeypatch: pytest.MonkeyPatch, method: str, returned: Any
+) -> None:
+    monkeypatch.setattr(odd_envs.EvenMask, method, lambda self, *args, **kwargs: returned)
+    expected = r"Gymnasium's reset returns \(observation, info\), and its step \(observation, reward, terminated, "
+    with pytest.raises(EnvError, match=rf"cannot unpack non-iterable \w+ object in {method}\. {expected}"):
+        inspect_environment(request("EvenMask")._replace(max_episode_steps=5))
+
+
+def test_an_error_in_the_code_of_the_environment_gets_no_advice_on_what_it_returns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def step(self: Any, action: Any) -> Any:
+        _, _ = None  # type: ignore[misc]
+
+    monkeypatch.setattr(odd_envs.EvenMask, "step", step)
+    with pytest.raises(EnvError, match=r"cannot unpack .* in step \(.*_return\.py, line \d+\)\.$"):
+        inspect_environment(request("EvenMask"))
+
+
 # environments that ignore their seed
 
 

@@ -68,8 +68,8 @@ def component(
     del values["name"]
 
     def origin(key: str) -> str:
-        layer, name = source.get(key, (None, key))
-        return layer.where((kind, name)) if layer else f"{kind}.{key}"
+        layer, given = source.get(key, (None, key))
+        return layer.where((kind, given)) if layer else f'default of {kind} "{name}", {key}'
 
     for key in [key for key in values if key not in model.model_fields]:
         values.pop(key)

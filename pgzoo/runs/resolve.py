@@ -113,12 +113,18 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
     target, settings_model = entry.load(), entry.load_config() or AlgorithmConfig
     check_algorithm(entry, settings_model)
     defaults = {"estimator": target.estimator, "policy": "mlp", **getattr(target, "defaults", {})}
-    layers = [Layer(defaults, lambda path: f'default of algorithm "{entry.name}"'), *layers]
+    owner = f'default of algorithm "{entry.name}"'
+    layers = [Layer(defaults, lambda path: f"{owner}, {'.'.join(path)}"), *layers]
     layers = [with_current_names(layer, (RunConfig, settings_model)) for layer in layers]
 
     errors: list[str] = []
     components = {kind: component(kind, layers, catalog, errors) for kind in ("policy", "estimator")}
-    merged, origin = _merge(layers, settings_model)
+    merged, given_in = _merge(layers, settings_model)
+
+    def origin(key: str) -> str:
+        where = given_in(key)
+        return where or (f"{owner}, {key}" if key in settings_model.model_fields else key)
+
     own = {key: merged.pop(key) for key in list(merged) if key in settings_model.model_fields}
     known = RUN_KEYS | set(settings_model.model_fields)
     for key in [key for key in merged if key not in known]:
@@ -146,7 +152,7 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:
     """Merge the flat keys; mappings (env_kwargs, tags, sweep_axis) are merged key by key.
 
-    Return the merged values, and a function that returns for a key where its value was given.
+    Return the merged values, and a function that returns for a key where its value was given, "" if it wasn't.
     """
     merged: dict[str, Any] = {}
     source: dict[str, tuple[Layer, str]] = {}
@@ -170,7 +176,7 @@ def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[di
 
     def origin(key: str) -> str:
         layer, name = source.get(key, (None, key))
-        return layer.where((name,)) if layer else name
+        return layer.where((name,)) if layer else ""
 
     return merged, origin
 

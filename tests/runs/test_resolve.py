@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pgzoo.algorithms.ppo import PPOConfig
 from pgzoo.cli.options import given_settings, option_of, options
-from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
+from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.renaming import _warn_once, with_current_names
 from pgzoo.errors import ConfigError, UnknownName
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
@@ -243,6 +243,41 @@ def test_an_algorithm_with_an_estimator_or_defaults_of_another_type_is_refused(
     name, value = list(attributes.items())[-1]
     message = refusal(lambda: resolve([Layer({"algorithm": "typo", "env": "x"}, ".".join)], own))
     assert message.startswith(f'Algorithm "typo" of plugin "typo" (typo) has {name} = {value!r}; expected ')
+
+
+class WrongDefault(AlgorithmConfig):
+    c: float = "abc"  # type: ignore[assignment]
+
+
+class WrongPolicyDefault(ComponentConfig):
+    size: int = -1.5  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "config", "said"),
+    [
+        ({"total_step": 5000}, AlgorithmConfig, 'total_step: no setting of that name. Did you mean "total_steps"?'),
+        ({"learning_rate": -1}, AlgorithmConfig, "learning_rate: must be greater than 0 (got -1)"),
+        ({"policy": {"name": "mlp", "hiden": 1}}, AlgorithmConfig, 'policy.hiden: policy "mlp" has no setting of'),
+        ({}, WrongDefault, "c: must be a valid number (got 'abc')"),
+    ],
+)
+def test_a_message_about_the_defaults_of_an_algorithm_names_the_algorithm_and_the_setting(
+    defaults: dict[str, Any], config: type[AlgorithmConfig], said: str, catalog: PluginCatalog
+) -> None:
+    registry, own = Registry(PluginInfo("typo", "import", "typo")), catalog.copy()
+    registry.algorithm("typo", type("Typo", (), {"estimator": "gae", "defaults": defaults}), config=config)
+    own.add(registry.plugin, object(), registry.entries.values())
+    message = refusal(lambda: resolve([Layer({"algorithm": "typo", "env": "x"}, ".".join)], own))
+    assert message.startswith(f'default of algorithm "typo", {said}')
+
+
+def test_a_message_about_the_default_of_a_policys_setting_names_the_policy(catalog: PluginCatalog) -> None:
+    registry, own = Registry(PluginInfo("typo", "import", "typo")), catalog.copy()
+    registry.policy("typo", object(), config=WrongPolicyDefault)
+    own.add(registry.plugin, object(), registry.entries.values())
+    message = refusal(lambda: resolve([Layer({**BASE, "policy": "typo"}, ".".join)], own))
+    assert message.startswith('default of policy "typo", size: must be a valid integer')
 
 
 # files

@@ -14,7 +14,7 @@ from pgzoo.ops.optim import unflatten
 from pgzoo.testing.rounds import SEED, WARM_UP, Rounds, claimed_worlds, open_rounds, trains_policy
 from pgzoo.testing.target import CheckTarget, bitwise_equal
 from pgzoo.training.diagnostics import copied
-from pgzoo.training.gradients import gradient
+from pgzoo.training.gradients import gradient, not_a_loss
 from pgzoo.training.plan import POLICY
 from pgzoo.types import Batch, Episodes, Hyper, Loss, LossFunction, Params, Targets, TrainState, Trajectory
 
@@ -106,7 +106,9 @@ class Recording:
 
     steps: list[RecordedStep] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
-    """Descriptions of losses of a wrong shape."""
+    """The shapes of losses of a wrong shape."""
+    others: list[str] = field(default_factory=list)
+    """Descriptions of what loss functions returned instead of a loss."""
     inputs: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     """Names, tensors and copies of the trajectories, targets and batches of an update."""
     parameters: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
@@ -171,7 +173,7 @@ class Recording:
     def _keep_step(
         self, engine: Any, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]
     ) -> None:
-        """Keep the first steps, the batches, and descriptions of losses of a wrong shape."""
+        """Keep the first steps, the batches, the shapes of losses of a wrong shape, and what isn't a loss."""
         self.inputs += [(f"batch.{name}", leaf, leaf.clone()) for name, leaf in named_tensors(batch)]
         hyper = engine.hyper(state)
         if len(self.steps) < MAX_STEPS:
@@ -179,9 +181,12 @@ class Recording:
             self.steps.append(RecordedStep(engine.policy, loss, state, kept, hyper, only))
         with torch.no_grad():
             found = loss(engine.policy, state.params | state.buffers, map_leaves(torch.clone, batch), hyper)
+        if other := not_a_loss(found):
+            self.others.append(other)
+            return
         value = found.value if isinstance(found, Loss) else found
-        if not isinstance(value, Tensor) or tuple(value.shape) != (len(state.active),):
-            self.shapes.append(f"{list(value.shape) if isinstance(value, Tensor) else type(value).__name__}")
+        if tuple(value.shape) != (len(state.active),):
+            self.shapes.append(str(list(value.shape)))
 
     def _check_loss(
         self, engine: Any, loss: LossFunction, state: TrainState, batch: Batch, only: str | tuple[str, ...]

@@ -38,6 +38,7 @@ from pgzoo.testing.rounds import (
     trains_policy,
 )
 from pgzoo.testing.target import Check, CheckTarget, NotApplicable, checks_by_name
+from pgzoo.training import gradients
 from pgzoo.training.plan import CRITIC
 from pgzoo.types import ActorInputs, TrainState, Trajectory
 
@@ -53,12 +54,17 @@ def loss_shape(target: CheckTarget) -> None:
     """A loss has shape `[S]`: one number per seed."""
     with suppress(Exception):  # what else fails is reported by the checks trains-discrete and trains-box
         recording_of(target)
-    shapes = target.remembered["recording"].shapes if "recording" in target.remembered else []
+    recording = target.remembered.get("recording")
+    shapes, others = (recording.shapes, recording.others) if recording else ([], [])
+    target.expect(
+        not others,
+        f"has a loss function that returns {others[0] if others else ''}",
+        f"Let it {gradients.RETURN}.",
+    )
     target.expect(
         not shapes,
         f"returns a loss of shape {shapes[0] if shapes else ''} for 2 seeds; expected [2]",
-        "The seeds of a run are trained in one batch [S, T, B], each by its own loss. Reduce over the rows only: "
-        "weighted_mean(x, batch.weights) of pgzoo.ops.losses returns one number per seed.",
+        f"The seeds of a run are trained in one batch [S, T, B], each by its own loss. {gradients.REDUCE}.",
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import traceback
 
-from pgzoo.types import Batch, Output
+from pgzoo.training.plan import PolicyView
+from pgzoo.types import Batch, Output, PolicyEvaluation
 
 __all__ = ["field_hint"]
 
@@ -20,6 +21,7 @@ NEEDS = {
     (Batch, "extra"): "pass extra={...} to ctx.minibatches",
     (Output, "value"): 'declare needs = {"value"}',
     (Output, "aux_value"): 'declare needs = {"aux_value"}',
+    (PolicyEvaluation, "values"): 'declare needs = {"value"}, or pass the values of the algorithm\'s own critic',
 }
 """What an algorithm does to get a field that is None otherwise."""
 
@@ -36,4 +38,7 @@ def field_hint(error: Exception) -> str:
                 for (kind, field), remedy in NEEDS.items():
                     if type(value) is kind and getattr(value, field) is None and field in frame.f_code.co_names:
                         return f". {name}.{field} is None: {remedy}"
+                    own = kind is Output and isinstance(value, PolicyView) and field not in value.needs
+                    if own and field in frame.f_code.co_names:  # policy.apply(...).value, in no variable
+                        return f". The {field} that {name}.apply returns is None: {remedy}"
     return ""

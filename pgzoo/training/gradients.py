@@ -21,6 +21,10 @@ from pgzoo.types import Batch, Hyper, Loss, LossFunction, Params
 
 __all__ = ["check_metrics", "check_shape", "gradient", "hessian_product"]
 
+RETURN = "return a tensor [S], or pgzoo.types.Loss(value, metrics)"
+REDUCE = "Reduce over the rows only: weighted_mean(x, batch.weights) of pgzoo.ops.losses returns one number per seed"
+"""Advice on what a loss function returns, for messages."""
+
 GROUP_ROWS = 4096
 """Number of rows differentiated together: with 64 hidden units, each intermediate result takes a megabyte."""
 
@@ -101,14 +105,20 @@ def hessian_product(
     return product
 
 
+def not_a_loss(found: Any) -> str:
+    """Describe what a loss function has returned if it is neither a tensor nor a `Loss` with one, else return ""."""
+    value = found.value if isinstance(found, Loss) else found
+    if isinstance(value, Tensor):
+        return ""
+    what = "None" if value is None else type(value).__name__
+    return f"a Loss whose value is {what}" if isinstance(found, Loss) else what
+
+
 def _checked(found: Any, shape: Sequence[int]) -> Loss:
     """Return what a loss function has returned as a `Loss`. Raises TypeError or ValueError if that isn't one."""
     result = found if isinstance(found, Loss) else Loss(found, {})
-    if not isinstance(result.value, Tensor):
-        raise TypeError(
-            f"the loss function returns {'None' if found is None else type(found).__name__}; return a tensor [S], or "
-            "pgzoo.types.Loss(value, metrics)"
-        )
+    if other := not_a_loss(found):
+        raise TypeError(f"the loss function returns {other}; {RETURN}")
     check_shape("a loss", result.value, shape)
     if not result.value.requires_grad:
         raise ValueError("the loss doesn't depend on the parameters: compute it from the argument params")
@@ -133,7 +143,7 @@ def check_prefixes(only: str | tuple[str, ...], params: Params) -> None:
 def check_shape(what: str, value: Tensor, expected: Sequence[int]) -> None:
     """Raise ValueError if `value` doesn't have the shape `[S]` that is expected of a loss or metric."""
     if tuple(value.shape) != tuple(expected):
-        raise ValueError(f"{what} is one number per member, shape {list(expected)}; got {list(value.shape)}")
+        raise ValueError(f"{what} is one number per seed, shape {list(expected)}; got {list(value.shape)}. {REDUCE}")
 
 
 def check_metrics(metrics: Mapping[str, Tensor], expected: Sequence[int]) -> None:

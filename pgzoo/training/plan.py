@@ -138,6 +138,7 @@ class PolicyView:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.memory_size = memory_size(plan.policy)
+        self.needs = plan.needs
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's initial parameters, under their names in the state."""

@@ -47,6 +47,16 @@ class Mistyped(Sound):
     needs = ("valeu",)
 
 
+class Returnless(Sound):
+    """Forgets to return its loss. Source: none."""
+
+    def update(self, ctx: Any, state: TrainState, trajectory: Trajectory) -> TrainState:
+        def loss(policy: Any, params: Params, batch: Batch, hyper: Hyper) -> None:
+            weighted_mean(policy.apply(params, batch.inputs).dist.log_prob(batch.actions), batch.weights)
+
+        return ctx.step(loss, state, ctx.batch(trajectory, ctx.estimate(state, trajectory)))  # type: ignore[no-any-return]
+
+
 class SilentConfig(AlgorithmConfig):
     loud: int = 1
 
@@ -145,6 +155,7 @@ ALGORITHMS: list[tuple[type, dict[str, Any], str, str]] = [
     (Undocumented, {}, "documented", "doesn't name its source"),
     (Sound, {"config": SilentConfig}, "settings", "without a description: loud"),
     (Mistyped, {}, "settings", 'Did you mean "value"?'),
+    (Returnless, {}, "loss-shape", "has a loss function that returns None. Let it return a tensor [S]"),
     (Raises, {}, "trains-discrete", "ZeroDivisionError: late"),
     (RaisesForBoxes, {}, "trains-box", "ZeroDivisionError: late"),
     (Forgetful, {}, "trains-memory", "what is this?"),

@@ -77,7 +77,7 @@ def test_halt_flags_are_kept_and_a_loss_may_be_a_plain_tensor() -> None:
 
 
 def test_a_loss_of_the_wrong_shape_is_still_refused() -> None:
-    with pytest.raises(ValueError, match=r"a loss is one number per member, shape \[1\]; got \[\]"):
+    with pytest.raises(ValueError, match=r"a loss is one number per seed, shape \[1\]; got \[\]"):
         gradient(with_critic_loss(lambda *args: square(*args).value.sum()), Linear(), PARAMS, {}, BATCH, Hyper({}))
 
 

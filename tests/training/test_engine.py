@@ -259,7 +259,7 @@ def test_an_update_can_report_its_own_metrics(plan: MakePlan) -> None:
 
 def test_a_reported_metric_must_have_one_number_per_member(plan: MakePlan) -> None:
     ctx = Engine(plan("windows", seeds=2, num_envs=2, total_steps=32))
-    with pytest.raises(ValueError, match=r"metric mine/number is one number per member, shape \[2\]; got \[3\]"):
+    with pytest.raises(ValueError, match=r"metric mine/number is one number per seed, shape \[2\]; got \[3\]"):
         ctx.report({"mine/number": torch.zeros(3)})
 
 

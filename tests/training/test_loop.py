@@ -431,7 +431,10 @@ def test_a_loss_of_the_wrong_shape_is_refused_and_both_shapes_are_shown(plan: Ma
     one = plan("windows", seeds=2)
     one.algorithm.loss = lambda policy, params, batch, hyper: params["policy.bias.0"].sum()
     _, error = listen(one)
-    assert 'algorithm "windows" raised ValueError: a loss is one number per member, shape [2]; got []' in str(error)
+    assert (
+        'algorithm "windows" raised ValueError: a loss is one number per seed, shape [2]; got []. '
+        "Reduce over the rows only: weighted_mean(x, batch.weights) of pgzoo.ops.losses returns one number per seed"
+    ) in str(error)
 
 
 def test_metrics_may_be_attached_to_the_autograd_graph(plan: MakePlan) -> None:
@@ -486,7 +489,7 @@ def test_a_metric_of_the_wrong_shape_is_refused(plan: MakePlan) -> None:
         value = ctx.plan.algorithm.loss(policy, params, batch, hyper).value  # type: ignore[union-attr]
         return Loss(value, {"odd": value[:, None]})
 
-    with pytest.raises(ValueError, match=r"metric odd is one number per member.*\[2, 1\]"):
+    with pytest.raises(ValueError, match=r"metric odd is one number per seed.*\[2, 1\]"):
         ctx.step(loss, state, batch)
 
 

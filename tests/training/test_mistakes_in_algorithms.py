@@ -94,10 +94,19 @@ def test_misuse_of_batches_outputs_steps_and_estimates_raises_clear_errors(engin
         output = Output(policy.apply(params, batch.inputs).dist)
         return output.value.mean((-2, -1))
 
+    def in_no_variable(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
+        return policy.apply(params, batch.inputs).aux_value ** 2
+
+    def without_values(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
+        own = evaluated._replace(values=None)
+        return own.values * 2
+
     for loss, message in (
         (misspelled, "Batch has the fields: inputs, actions"),
         (ratio, 'batch.log_probs is None: declare needs = {"log_probs"} and pass `evaluated` to ctx.batch or'),
         (without_value, 'output.value is None: declare needs = {"value"}'),
+        (in_no_variable, 'The aux_value that policy.apply returns is None: declare needs = {"aux_value"}'),
+        (without_values, 'own.values is None: declare needs = {"value"}, or pass the values of the algorithm\'s own'),
     ):
         with pytest.raises(RunFailed) as caught, Stopwatch("update").phase("update", 'algorithm "mine"'):
             ctx.step(loss, state, batch)
@@ -116,6 +125,13 @@ def test_misuse_of_batches_outputs_steps_and_estimates_raises_clear_errors(engin
         ctx.estimate(state, seen, evaluated._replace(values=None))
     with pytest.raises(RunFailed, match=r"bonus of ctx\.estimate is \[1, 5, 2\]; it must be .* \[1, 4, 2\]"):
         ctx.estimate(state, seen, evaluated, bonus=torch.zeros(1, 5, 2))
+
+
+def test_a_loss_that_uses_the_value_without_the_need_gets_a_hint_wherever_the_value_is_kept(plan: Any) -> None:
+    one = plan("windows")
+    one.algorithm.loss = lambda policy, params, batch, hyper: policy.apply(params, batch.inputs).value ** 2
+    with pytest.raises(RunFailed, match=r'The value that policy\.apply returns is None: declare needs = \{"value"\}$'):
+        list(pgzoo.train(one))
 
 
 def test_init_may_not_replace_the_tensors_of_the_policy(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +158,10 @@ def a_loss(policy: Any, params: Any, batch: Any, hyper: Any) -> Any:
     [
         (lambda value: None, "TypeError: the loss function returns None; return a tensor [S]"),
         (lambda value: (value, {}), "TypeError: the loss function returns tuple; return a tensor [S]"),
+        (lambda value: Loss(None, {}), "TypeError: the loss function returns a Loss whose value is None; return a"),  # type: ignore[arg-type]
         (lambda value: value.detach(), "ValueError: the loss doesn't depend on the parameters"),
         (lambda value: Loss(value, {"mine/x": 1.0}), "metric mine/x is a float; it must be a tensor [S]"),
-        (lambda value: Loss(value, {}, halt=value.mean() > 0), "halt is one number per member, shape [2]; got []"),
+        (lambda value: Loss(value, {}, halt=value.mean() > 0), "halt is one number per seed, shape [2]; got []"),
         (lambda value: Loss(value, {}, halt=value), "halt must be a tensor [S] of bool; got torch.float32"),
         (lambda value: Loss(value, {}, halt=False), "halt must be a tensor [S] of bool; got bool"),
     ],

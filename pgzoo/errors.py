@@ -120,10 +120,13 @@ def raised_at(error: BaseException) -> str:
         frames = everything[-1:]
     if not frames:
         return ""
-    file = frames[-1].filename
+    return f" ({shown_path(frames[-1].filename)}, line {frames[-1].lineno})"
+
+
+def shown_path(file: str) -> str:
+    """Return the path of a file of code, relative to the working directory or to site-packages if it lies there."""
     shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
-    shown = shown.rpartition(f"{os.sep}site-packages{os.sep}")[2]
-    return f" ({shown}, line {frames[-1].lineno})"
+    return shown.rpartition(f"{os.sep}site-packages{os.sep}")[2]
 
 
 def visible(text: str) -> str:

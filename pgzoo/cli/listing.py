@@ -88,7 +88,7 @@ def _show(entry: Entry, settings: list[dict[str, Any]], use: str) -> None:
     if known.get("source") == "":
         known["source"] = _source_in(inspect.getdoc(target) or "")
     facts = [(FACTS[fact], text) for fact, text in known.items() if text]
-    facts += [("from", entry.plugin.origin)]
+    facts += [("from", entry.origin)]
     if entry.kind == "algorithm":
         check_algorithm(entry, entry.load_config() or AlgorithmConfig)
         of_run = {"estimator": target.estimator, **getattr(target, "defaults", {})}

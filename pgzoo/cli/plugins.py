@@ -10,7 +10,8 @@ from pgzoo.cli import common, tables
 from pgzoo.cli.plugins_check import check
 from pgzoo.cli.plugins_install import install, uninstall
 from pgzoo.cli.plugins_new import new
-from pgzoo.registry import KINDS, PluginCatalog, PluginInfo
+from pgzoo.registry import KINDS, ComponentKind, PluginCatalog, PluginInfo
+from pgzoo.registry.catalog import kind_label
 
 __all__ = ["command"]
 
@@ -70,7 +71,7 @@ def _describe(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, Any]:
     }
 
 
-def _offers(plugin: PluginInfo, catalog: PluginCatalog) -> dict[str, list[str]]:
+def _offers(plugin: PluginInfo, catalog: PluginCatalog) -> dict[ComponentKind, list[str]]:
     """Return the names of a plugin's components by kind."""
     found = {
         kind: [entry.name for entry in catalog.entries(kind) if entry.plugin.name == plugin.name] for kind in KINDS
@@ -85,7 +86,7 @@ def _line(plugin: PluginInfo, catalog: PluginCatalog) -> str:
 
 
 def _summary(plugin: PluginInfo, catalog: PluginCatalog) -> str:
-    offers = {kind.replace("_", " "): names for kind, names in _offers(plugin, catalog).items()}
+    offers = {kind_label(kind): names for kind, names in _offers(plugin, catalog).items()}
     events = [hook.removeprefix("pgzoo_") for hook in plugin.hooks if hook != "pgzoo_register"]
     parts = {**offers, "listens to": events} if events else offers
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items())

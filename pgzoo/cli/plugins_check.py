@@ -11,6 +11,7 @@ import click
 from pgzoo.cli import common, tables
 from pgzoo.errors import UnknownName, did_you_mean
 from pgzoo.registry import KINDS, ComponentKind, PluginCatalog
+from pgzoo.registry.catalog import kind_label
 
 __all__ = ["check"]
 
@@ -70,7 +71,8 @@ def _tasks(name: str, catalog: PluginCatalog) -> Iterator[Task]:
         yield from ((plugin.name, check_name, task) for check_name, task in check_plugin(plugin, catalog))
     for entry in [entry for entry in everything if entry.plugin in plugins or entry in entries]:
         yield from (
-            (f"{entry.kind} {entry.name}", check_name, task) for check_name, task in check_component(entry, catalog)
+            (f"{kind_label(entry.kind)} {entry.name}", check_name, task)
+            for check_name, task in check_component(entry, catalog)
         )
 
 

@@ -14,6 +14,7 @@ import click
 from pgzoo.cli import common
 from pgzoo.errors import StoreError, UsageError
 from pgzoo.registry import ComponentKind, PluginCatalog
+from pgzoo.registry.catalog import kind_label
 
 __all__ = ["new"]
 
@@ -42,7 +43,10 @@ LONGEST = 40
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-@click.command(short_help="Write a package with a new plugin.")
+@click.command(
+    short_help="Write a package with a new plugin.",
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},  # --kind env_backend
+)
 @click.argument("name")
 @click.option(
     "--kind", type=click.Choice(list(KINDS)), default="algorithm", show_default=True, help="What the plugin provides."
@@ -131,6 +135,8 @@ def _check_free(name: str, kind: str, catalog: PluginCatalog) -> None:
     entry = next((entry for entry in catalog.entries(KINDS[kind]) if entry.name == name), None)
     plugin = next((plugin for plugin in catalog.plugins if plugin.name == name), None)
     if entry is not None:
-        raise UsageError(f'There is already the {kind} "{name}", from plugin {entry.plugin}. Choose another name.')
+        raise UsageError(
+            f'There is already the {kind_label(KINDS[kind])} "{name}", from plugin {entry.plugin}. Choose another name.'
+        )
     if plugin is not None:
         raise UsageError(f"There is already a plugin {plugin}. Choose another name.")

@@ -6,6 +6,7 @@ steps, written by the first update at or past it, with the mean of everything si
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from array import array
@@ -19,6 +20,7 @@ from pgzoo.config import Member
 from pgzoo.config.sweep import format_setting
 from pgzoo.envs.ids import threshold
 from pgzoo.markers import hookimpl
+from pgzoo.tracking.journal import clean_key
 from pgzoo.tracking.ledger import SWEEP
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MlflowListener", "RunDescription", "StepGrid", "create"]
 
-
+_log = logging.getLogger("pgzoo")
 STATUS: dict[str, EndStatus] = {
     "finished": "FINISHED",
     "stopped": "FINISHED",
@@ -289,6 +291,7 @@ class MlflowListener:
                 self._steps[member] = self._timed[0][member] = known["env_steps"]
                 self._grid.restore(member, known["env_steps"], known["grid"])
         self._begun = self._steps.copy()
+        self._named = set[str]()
 
     def snapshot(self, member: int) -> dict[str, Any]:
         """Return a member's step and its sums since the last point of its curves, for a checkpoint."""
@@ -311,6 +314,15 @@ class MlflowListener:
     @hookimpl
     def pgzoo_update_done(self, event: UpdateDone) -> None:
         """Write one record for each member that has finished episodes or reached a grid point."""
+        if new := event.metrics.keys() - self._named:
+            self._named |= new
+            for name in [name for name in sorted(new) if clean_key(name) != name]:
+                _log.warning(
+                    'The metric "%s" is stored in MLflow as "%s". Names consist of a group and a word, such as '
+                    "loss/policy.",
+                    name,
+                    clean_key(name),
+                )
         finite = self._grid.add(event.metrics, event.active)
         if not finite.all():
             for member in np.nonzero(event.active & ~finite)[1].tolist():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from pgzoo.errors import PluginError, UnknownName, did_you_mean, visible
+from pgzoo.errors import PluginError, UnknownName, did_you_mean, shown_path, visible
 from pgzoo.extras import PLUGINS
 from pgzoo.quiet import prints_to_stderr
 from pgzoo.registry.presets import Preset, preset_files
@@ -49,6 +50,7 @@ _LISTED_BY: Mapping[ComponentKind, str] = {
     "command": "pgzoo --help",
 }
 LONGEST_NAME = 64
+SETTING = "A setting is a bool, int, float, str, Literal, tuple or None; write"
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
@@ -96,13 +98,40 @@ class Entry:
     plugin: PluginInfo
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def origin(self) -> str:
+        """That of its plugin; for a class or function that no plugin has registered, its file, or its module."""
+        if ":" not in self.name:
+            return self.plugin.origin
+        module = self.name.partition(":")[0]
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return shown_path(file) if file else module
+
+    @property
+    def owner(self) -> str:
+        """The plugin with its origin, or what `origin` says of a class or function that no plugin has registered."""
+        return self.origin if ":" in self.name else f"plugin {self.plugin}"
+
     def load(self) -> Any:
         """Import and return the component. Raises PluginError if the import fails."""
         return self._resolve(self.target)
 
     def load_config(self) -> Any:
-        """Return the component's config model, or None if it has none. Raises PluginError as `load` does."""
-        return self._resolve(self.config)
+        """Return the component's config model, or None if it has none.
+
+        Raises PluginError as `load` does, and for an annotation that names something undefined.
+        """
+        model = self._resolve(self.config)
+        if not getattr(model, "__pydantic_complete__", True):
+            try:
+                model.model_rebuild()
+            except Exception as error:
+                raise PluginError(
+                    f'The settings {model.__qualname__} of {kind_label(self.kind)} "{self.name}" of {self.owner} '
+                    f"have an annotation that can't be used: {describe_error(error)}. {SETTING} "
+                    "c: Annotated[float, Field(description=...)] = 0.01"
+                ) from error
+        return model
 
     def _resolve(self, target: Any) -> Any:
         if not isinstance(target, str):
@@ -115,7 +144,7 @@ class Entry:
             own = self.plugin.source == "built-in"
             advice = "" if own else f" Fix or reinstall the plugin, or disable it: --no-plugin {self.plugin.name}"
             raise PluginError(
-                f'The {_label(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded '
+                f'The {kind_label(self.kind)} "{self.name}" of plugin {self.plugin} can\'t be loaded '
                 f'from "{target}": {describe_error(error)}.{advice}'
             ) from error
 
@@ -264,13 +293,15 @@ class Registry:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             raise PluginError(
                 f"Names consist of at most {LONGEST_NAME} lowercase letters, digits and hyphens; got "
-                f"{shortened(ascii(name), 40)} for the {_label(kind)}."
+                f"{shortened(ascii(name), 40)} for the {kind_label(kind)}."
             )
         if (kind, name) in self.entries:
-            raise PluginError(f'The {_label(kind)} "{name}" is registered twice by this plugin.')
+            raise PluginError(f'The {kind_label(kind)} "{name}" is registered twice by this plugin.')
         for given in (target, config):
             if isinstance(given, str) and not _TARGET.fullmatch(given):
-                raise PluginError(f'The {_label(kind)} "{name}" has the target {given!r}; expected "pkg.module:attr".')
+                raise PluginError(
+                    f'The {kind_label(kind)} "{name}" has the target {given!r}; expected "pkg.module:attr".'
+                )
         summary = visible(" ".join(str(summary or _first_line(target)).split()))
         self.entries[kind, name] = Entry(
             kind, name, target, config, summary, self.plugin, MappingProxyType(dict(facts))
@@ -372,12 +403,12 @@ class PluginCatalog:
         package = PLUGINS.get((kind, name))
         if package and all(plugin.distribution != package for plugin in self.plugins):
             return (
-                f'{_label(kind).capitalize()} "{name}" is in the plugin {package}, which is not installed. Install it '
-                f"from a checkout of pgzoo: pip install ./plugins/{package}"
+                f'{kind_label(kind).capitalize()} "{name}" is in the plugin {package}, which is not installed. '
+                f"Install it from a checkout of pgzoo: pip install ./plugins/{package}"
             )
-        lines = [f'No {_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
+        lines = [f'No {kind_label(kind)} "{name}".{did_you_mean(name, self.names(kind))}']
         if name.endswith(".py"):
-            return f'No {_label(kind)} "{name}". To use one that a file defines, add its name: {name}:NAME'
+            return f'No {kind_label(kind)} "{name}". To use one that a file defines, add its name: {name}:NAME'
         lines[0] += f" See: {_LISTED_BY.get(kind, 'pgzoo plugins')}"
         return "\n".join([*lines, *self.absent_plugins()])
 
@@ -394,11 +425,27 @@ def describe_error(error: BaseException) -> str:
     """Return an exception in one phrase: a PluginError as its message, others with their type, in one line."""
     if isinstance(error, PluginError):
         return str(error)
+    if isinstance(error, AttributeError) and isinstance(error.obj, Registry):
+        methods = [name for name in vars(Registry) if not name.startswith("_")]
+        return f'The registry has no method "{error.name}".{did_you_mean(error.name or "", methods)}'
     try:
         text = " ".join(str(error).split())
     except Exception:  # the code of a plugin may define the exception
         text = ""
+    if type(error).__module__.startswith("pydantic."):
+        text = _of_setting(text) or text.partition(" For further information visit ")[0]
     return shortened(f"{type(error).__name__}: {text}".removesuffix(".").removesuffix(": "), 500)
+
+
+def _of_setting(text: str) -> str:
+    """Return what pydantic says about the annotation of a field in the words of settings, or "" for something else."""
+    if found := re.match(r"Unable to generate pydantic-core schema for (?:<class '(.+?)'>|(.+?))\. Set ", text):
+        kind = found[1] or found[2]
+        return f"a setting can't be of type {kind}. {SETTING} c: Annotated[float, Field(description=...)] = 0.01"
+    if found := re.match(r"A non-annotated attribute was detected: `(\w+) = (.+?)`\. All ", text):
+        name, value = found[1], shortened(found[2], 40)
+        return f"the setting {name} has no type. {SETTING} {name}: Annotated[float, Field(description=...)] = {value}"
+    return ""
 
 
 def shortened(text: str, length: int) -> str:
@@ -408,7 +455,7 @@ def shortened(text: str, length: int) -> str:
 
 def _duplicate(entry: Entry, first: Entry) -> str:
     if entry.name == first.name:
-        kind = _label(entry.kind)
+        kind = kind_label(entry.kind)
         clash = f'The {kind} "{entry.name}" of plugin {entry.plugin} is taken by plugin {first.plugin}.'
     elif entry.kind == "dynamics":
         both = ", ".join(sorted(set(entry.facts["envs"]) & set(first.facts["envs"])))
@@ -423,10 +470,13 @@ def _duplicate(entry: Entry, first: Entry) -> str:
         )
     block = [plugin.name for plugin in (entry.plugin, first.plugin) if plugin.source != "built-in"]
     ways = " or ".join(f"--no-plugin {name}" for name in block)
-    return f"{clash} Block one: {ways} (or PGZOO_DISABLE_PLUGINS={block[0]})."
+    remedy = f"Rename it in {entry.plugin.module}, or block" if entry.name == first.name else "Block"
+    one = "one" if len(block) > 1 else "the plugin"
+    return f"{clash} {remedy} {one}: {ways} (or PGZOO_DISABLE_PLUGINS={block[0]})."
 
 
-def _label(kind: ComponentKind) -> str:
+def kind_label(kind: ComponentKind) -> str:
+    """Return a kind in words."""
     return {"env_backend": "environment backend", "env_state": "environment state"}.get(kind, kind)
 
 

@@ -27,11 +27,11 @@ def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[s
     """
     if inspect.isclass(plugin):
         raise PluginError(f"{plugin.__name__} is a class, not an instance. Did you forget the ()?")
+    known = [hook for hook in vars(hookspecs) if hook.startswith("pgzoo_")]
     try:
         manager.register(plugin, name)
     except pluggy.PluginValidationError as error:
-        raise PluginError(" ".join(str(error).split())) from error
-    known = [hook for hook in vars(hookspecs) if hook.startswith("pgzoo_")]
+        raise PluginError(_other_arguments(plugin, known) or " ".join(str(error).split())) from error
     found = []
     for caller in manager.get_hookcallers(plugin) or ():
         own = [impl for impl in caller.get_hookimpls() if impl.plugin is plugin]
@@ -45,3 +45,14 @@ def register(manager: pluggy.PluginManager, plugin: object, name: str) -> list[s
         if hook not in found and inspect.isroutine(getattr(plugin, hook, None)):
             raise PluginError(f'"{hook}" is not marked as a hook: put @pgzoo.hookimpl above it.')
     return found
+
+
+def _other_arguments(plugin: object, known: list[str]) -> str:
+    """Describe an argument that a plugin's function has and its hook doesn't; "" if there is none."""
+    for hook in known:
+        if inspect.isroutine(function := getattr(plugin, hook, None)):
+            takes = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+            own = inspect.signature(function).parameters.values()
+            for name in [p.name for p in own if p.default is p.empty and p.name not in takes]:
+                return f'"{hook}" takes {" and ".join(takes)}, not {name}.{did_you_mean(name, takes)}'
+    return ""

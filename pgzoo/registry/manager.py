@@ -124,7 +124,7 @@ def _load_and_add(candidate: _Candidate, catalog: PluginCatalog, manager: Plugin
             what = f"{info.name} can't be run." if info.name.endswith(".py") else f"--import {info.name} failed."
             raise PluginError(f"{what} {describe_error(error)}{raised_at(error)}") from error
         info = _measured(info, start, absent)
-        catalog.plugins.append(replace(info, status="broken", error=describe_error(error)))
+        catalog.plugins.append(replace(info, status="broken", error=f"{describe_error(error)}{raised_at(error)}"))
     finally:
         if plugin is not None and manager.is_registered(plugin):
             manager.unregister(plugin)
@@ -136,8 +136,8 @@ def _register_hooks(
     """Register the hooks of a plugin and return their names. Raises PluginError if the plugin can't be used."""
     if taken := next((other for other in catalog.plugins if other.name == info.name), None):
         raise PluginError(
-            f"The name of the plugin is taken by plugin {taken}. "
-            f"Block one by its distribution: --no-plugin {info.distribution or info.name}."
+            f"The name of the plugin is taken by plugin {taken}. Rename the entry point in its pyproject.toml, or "
+            f"block one by its distribution: --no-plugin {info.distribution or info.name}."
         )
     api = str(getattr(plugin, "pgzoo_api", API_VERSION))
     if api != API_VERSION:

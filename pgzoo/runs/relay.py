@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pluggy
 
-from pgzoo.errors import PgzooError, PluginError, RunFailed
+from pgzoo.errors import PgzooError, PluginError, RunFailed, raised_at
 from pgzoo.protocols import RunControl
 from pgzoo.registry import hooks
 from pgzoo.registry.catalog import PluginCatalog
@@ -99,7 +99,7 @@ def relay(manager: pluggy.PluginManager, event: events.Event, control: RunContro
                 impl.function(*[arguments[name] for name in impl.argnames])
         except Exception as error:
             manager.unregister(impl.plugin)
-            what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            what = f"{type(error).__name__}: {error}".removesuffix(": ") + raised_at(error)
             if getattr(impl.plugin, "required", False):
                 lost = RunFailed(f'Listener "{impl.plugin_name}", which keeps the record of the run, failed: {what}')
                 if isinstance(error, PgzooError):

@@ -221,7 +221,7 @@ def check_algorithm(entry: Entry, model: type[BaseModel]) -> None:
     Raises:
         ConfigError: one has another type, or a setting has the name of a run key or of an option of `pgzoo run`.
     """
-    who, target = f'Algorithm "{entry.name}" of plugin {entry.plugin}', entry.load()
+    who, target = f'Algorithm "{entry.name}" of {entry.owner}', entry.load()
     estimator, defaults = getattr(target, "estimator", None), getattr(target, "defaults", {})
     if not isinstance(estimator, str):
         raise ConfigError(
@@ -237,5 +237,5 @@ def check_algorithm(entry: Entry, model: type[BaseModel]) -> None:
     if clash:
         raise ConfigError(
             f"{who} has a setting named {', '.join(clash)}, which is the name of a run setting. "
-            "The plugin must rename it."
+            f"Rename it in {model.__qualname__}."
         )

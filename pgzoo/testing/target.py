@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pgzoo.errors import PgzooError, raised_at
 from pgzoo.registry import Entry, PluginCatalog, PluginInfo
+from pgzoo.registry.catalog import kind_label
 
 __all__ = [
     "Check",
@@ -70,8 +71,7 @@ class CheckTarget:
         """The kind, name and plugin, for the start of messages."""
         if self.entry is None:
             return f"Plugin {self.plugin}"
-        kind = self.entry.kind.replace("_", " ")
-        return f'{kind.capitalize()} "{self.entry.name}" of plugin {self.plugin}'
+        return f'{kind_label(self.entry.kind).capitalize()} "{self.entry.name}" of {self.entry.owner}'
 
     def expect(self, condition: object, what: str, advice: str) -> None:
         """Raise CheckFailed unless the condition holds."""

@@ -46,6 +46,23 @@ def test_a_correct_component_passes_its_checks() -> None:
     assert result.stderr.endswith("checks, none failed\n")
 
 
+def test_kinds_are_written_in_words() -> None:
+    assert check("toy-text").stdout.splitlines()[-1].startswith("environment state toy-text ")
+
+
+def test_a_class_in_a_file_is_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("named_gamma.py").write_text(
+        "import pgzoo\n\nclass Config(pgzoo.AlgorithmConfig):\n    gamma: float = 1.0\n\n"
+        "class Algo:\n    config = Config\n    estimator = 'reward-to-go'\n"
+        "    def loss(self, policy, params, batch, hyper): ...\n"
+    )
+    result = CliRunner().invoke(program, ["run", "named_gamma.py:Algo", "--env", "CartPole-v1"], prog_name="pgzoo")
+    assert result.exit_code == 2
+    assert 'Algorithm "named_gamma:Algo" of named_gamma.py has a setting named gamma, which' in result.stderr
+    assert "Rename it in Config." in result.stderr
+
+
 def test_the_plugin_of_a_component_is_checked_and_skipped_checks_say_why() -> None:
     result = check("notebook", "--json")
     found = {(f["component"], f["check"]): f for f in json.loads(result.stdout)}

@@ -22,6 +22,7 @@ from pgzoo.cli import main
 from pgzoo.cli.plugins_new import KINDS, LONGEST, package
 from pgzoo.errors import UsageError
 from pgzoo.registry import PluginCatalog, discover
+from pgzoo.registry.catalog import kind_label
 from pgzoo.testing import NotApplicable, check_component, check_plugin
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], PluginCatalog
         return discover(inline=False)
 
     return install
+
+
+def test_a_kind_may_be_written_with_an_underscore() -> None:
+    done = new("my-thing", "--kind", "env_backend", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["kind"] == "env-backend"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,7 +169,7 @@ def test_new_packages_pass_their_tests_and_learn_in_a_new_virtual_environment(he
         name = f"my-{kind}"
         run("pgzoo", "plugins", "new", name, "--kind", kind)
         shown = run("pgzoo", "plugins", "install", f"./pgzoo-{name}", "--yes")
-        assert f"Added plugin {name} (pgzoo-{name} 0.1.0): {KINDS[kind].replace('_', ' ')}: {name}" in shown
+        assert f"Added plugin {name} (pgzoo-{name} 0.1.0): {kind_label(KINDS[kind])}: {name}" in shown
         folder = here / f"pgzoo-{name}"
         run("ruff", "check", ".", cwd=folder)
         run("ruff", "format", "--check", ".", cwd=folder)

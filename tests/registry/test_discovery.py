@@ -22,6 +22,11 @@ from pgzoo.registry import hookimpl
 def pgzoo_register(registry):
     registry.algorithm("{name}", "good_parts:Algorithm", config="good_parts:Config", summary="An algorithm.")
 """
+SETTINGS = """
+import pgzoo
+
+class Config(pgzoo.AlgorithmConfig):
+"""
 PARTS = "class Algorithm: pass\nclass Config: pass\n"
 
 
@@ -59,7 +64,28 @@ def test_built_in_plugins_are_discovered_and_none_is_broken() -> None:
         (GOOD.format(name="late") + "    raise ValueError('oh')", "ValueError: oh"),
         (GOOD.format(name="x").replace("pgzoo_register", "pgzoo_registr"), 'Did you mean "pgzoo_register"?'),
         (GOOD.format(name="x").replace("@hookimpl", ""), '"pgzoo_register" is not marked as a hook'),
-        (GOOD.format(name="x").replace("(registry)", "(registry, extra)"), "extra"),
+        (
+            GOOD.format(name="x").replace("(registry)", "(registry, extra)"),
+            '"pgzoo_register" takes registry, not extra.',
+        ),
+        (
+            GOOD.format(name="x") + "@hookimpl\ndef pgzoo_update_done(event, contrl): pass\n",
+            '"pgzoo_update_done" takes event and control, not contrl. Did you mean "control"?',
+        ),
+        (
+            GOOD.format(name="x").replace("registry.algorithm(", "registry.algorithms("),
+            'The registry has no method "algorithms". Did you mean "algorithm"?',
+        ),
+        (SETTINGS + "    c: object() = 1.0", "a setting can't be of type"),
+        (
+            SETTINGS + "    c: slice = slice(1)",
+            "a setting can't be of type slice. A setting is a bool, int, float, str, Lit",
+        ),
+        (
+            SETTINGS + "    c = 0.5",
+            "the setting c has no type. A setting is a bool, int, float, str, Literal, tuple or",
+        ),
+        (SETTINGS + "    c = 0.5", "write c: Annotated[float, Field(description=...)] = 0.5"),
         ("X = 1", "implements no hook of pgzoo"),
         (GOOD.format(name="Bad_Name"), "lowercase letters, digits and hyphens"),
         (GOOD.format(name="x").replace("good_parts:Algorithm", "good_parts.Algorithm"), '"pkg.module:attr"'),
@@ -105,7 +131,8 @@ def test_a_plugin_that_registers_a_taken_name_is_rejected_entirely(install: Inst
     assert "only-here" not in catalog.names("algorithm")
     assert plugin(catalog, "second").error == (
         'The algorithm "good" of plugin "second" (zoo-second 2.0) is taken by plugin "good" (zoo-good 1.2). '
-        "Block one: --no-plugin second or --no-plugin good (or PGZOO_DISABLE_PLUGINS=second)."
+        "Rename it in zoo_second, or block one: --no-plugin second or --no-plugin good "
+        "(or PGZOO_DISABLE_PLUGINS=second)."
     )
     assert discover(blocked=["good"]).get("algorithm", "good").plugin.distribution == "zoo-second"
 
@@ -118,7 +145,8 @@ def test_a_plugin_that_registers_a_built_in_name_is_rejected(install: Install) -
         run="zoo_run",
     )
     assert (
-        'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Block one: --no-plugin run' in plugin(discover(), "run").error
+        'taken by plugin "pgzoo.policies" (pgzoo 0.1.0). Rename it in zoo_run, or block the plugin: --no-plugin run'
+        in plugin(discover(), "run").error
     )
 
 
@@ -127,6 +155,7 @@ def test_a_plugin_with_a_taken_name_can_be_blocked_by_its_distribution(install: 
     install_good(install, distribution="zoo-other")
     catalog = discover()
     assert 'taken by plugin "good" (zoo-good 1.2)' in catalog.broken[-1].error
+    assert "Rename the entry point in its pyproject.toml, or block one" in catalog.broken[-1].error
     assert "--no-plugin zoo-other" in catalog.broken[-1].error
     assert not discover(blocked=["zoo_other"]).broken
 
@@ -197,8 +226,24 @@ def test_a_broken_inline_plugin_is_listed_with_its_error_and_other_plugins_are_l
     names = discover().names("algorithm")
     Path("pgzoo_plugin.py").write_text("1/0")
     catalog = discover()
-    assert plugin(catalog, "local").error == "ZeroDivisionError: division by zero"
+    assert plugin(catalog, "local").error == "ZeroDivisionError: division by zero (pgzoo_plugin.py, line 1)"
     assert "good" in names and catalog.names("algorithm") == names
+
+
+def test_an_error_of_an_inline_plugin_names_its_line(install: Install) -> None:
+    Path("pgzoo_plugin.py").write_text(GOOD.format(name="x").replace("algorithm(", "algorithms("))
+    assert plugin(discover(), "local").error.endswith(' Did you mean "algorithm"? (pgzoo_plugin.py, line 6)')
+
+
+def test_settings_whose_annotation_is_not_defined_are_refused_when_they_are_loaded(install: Install) -> None:
+    source = GOOD.format(name="later").replace("good_parts", "later_parts")
+    parts = 'import pgzoo\nclass Algorithm: pass\nclass Config(pgzoo.AlgorithmConfig):\n    c: "Foo" = 1.0\n'
+    install("zoo-later", "1", {"zoo_later": source, "later_parts": parts}, later="zoo_later")
+    with pytest.raises(
+        PluginError, match=r'^The settings Config of algorithm "later" of plugin "later" \(zoo-later 1\)'
+    ) as e:
+        discover().get("algorithm", "later").load_config()
+    assert "name 'Foo' is not defined. A setting is a bool, int," in str(e.value)
 
 
 def test_an_inline_plugin_that_adds_a_command_is_an_error(install: Install) -> None:

@@ -83,7 +83,9 @@ def test_a_listener_that_raises_is_detached_and_the_others_continue(caplog: pyte
         relay(manager, EVENTS["pgzoo_update_done"], CONTROL)
         relay(manager, EVENTS["pgzoo_run_ended"], CONTROL)
     assert [len(ear.heard) for ear in (before, broken, after)] == [2, 1, 2]
-    assert caplog.messages == ['Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh']
+    (message,) = caplog.messages
+    said = 'Listener "broken" raised in pgzoo_update_done and is detached: RuntimeError: oh ('
+    assert message.startswith(f"{said}tests/runs/test_relay.py, line ")
 
 
 def test_calls_of_listeners_are_traced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +110,8 @@ def test_a_required_listener_that_raises_is_an_error_but_others_get_the_event(
     for name, ear in [("before", before), ("keeper", keeper), ("after", after)]:
         add_listener(manager, name, ear)
     with pytest.raises(
-        RunFailed, match=r'^Listener "keeper", which keeps the record of the run, failed: RuntimeError: oh$'
+        RunFailed,
+        match=r'^Listener "keeper", which keeps the record of the run, failed: RuntimeError: oh \(.*, line \d+\)$',
     ):
         relay(manager, EVENTS["pgzoo_update_done"], CONTROL)
     assert [len(ear.heard) for ear in (before, keeper, after)] == [1, 1, 1]
@@ -124,11 +127,11 @@ def test_journals_are_closed_as_failed_when_the_mlflow_listener_raises(
     monkeypatch.setattr(MlflowListener, "pgzoo_update_done", hookimpl(fail))
     result = run_config(compose(Layer(SHORT | {"seeds": 2}, ".".join), catalog), catalog)
     reason = 'Listener "mlflow", which keeps the record of the run, failed: RuntimeError: oh'
-    assert isinstance(result.error, RunFailed) and str(result.error) == reason
+    assert isinstance(result.error, RunFailed) and str(result.error).startswith(f"{reason} (")
     for run in result.runs:
         *_, tags, end = (record for record, _ in records(home.runs / run.run_key) if record)
         assert run.status == "failed" and tags["tags"] == {"pgzoo.status": "failed"}
-        assert (end["t"], end["status"], end["reason"]) == ("end", "FAILED", reason)
+        assert (end["t"], end["status"], end["reason"]) == ("end", "FAILED", str(result.error))
 
 
 def test_an_exception_without_a_message_is_logged_by_its_class_name(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +143,8 @@ def test_an_exception_without_a_message_is_logged_by_its_class_name(caplog: pyte
     manager = listener_manager()
     add_listener(manager, "mute", Mute())
     relay(manager, EVENTS["pgzoo_run_ended"], CONTROL)
-    assert caplog.messages == ['Listener "mute" raised in pgzoo_run_ended and is detached: NotImplementedError']
+    (message,) = caplog.messages
+    assert message.startswith('Listener "mute" raised in pgzoo_run_ended and is detached: NotImplementedError (')
 
 
 def test_a_hook_may_omit_the_event_argument() -> None:
@@ -179,6 +183,10 @@ def misspelt(hook: Callable[..., Any]) -> object:
         (
             misspelt(hookimpl(lambda self, event: None)),
             'no hook "pgzoo_update_don". Did you mean "pgzoo_update_done"',
+        ),
+        (
+            type("L", (), {"pgzoo_run_ended": hookimpl(lambda self, event, ctrl: None)})(),
+            '"pgzoo_run_ended" takes event and control, not ctrl. Did you mean "control"?',
         ),
         (
             type("W", (), {"pgzoo_run_ended": hookimpl(wrapper=True)(lambda self: (yield))})(),

@@ -227,7 +227,7 @@ def test_a_backend_with_one_fault_fails_only_the_check_for_it(
     all_checks: bool, envs: type[SyncEnvs], check: str, said: str
 ) -> None:
     only = None if all_checks else check
-    assert_fails(failing("env_backend", backend(envs), only), check, said, 'Env backend "broken"')
+    assert_fails(failing("env_backend", backend(envs), only), check, said, 'Environment backend "broken"')
 
 
 def test_a_correct_backend_passes_all_checks() -> None:
@@ -241,7 +241,7 @@ def test_a_backend_whose_fits_returns_no_text_fails_only_fits(returned: Any) -> 
             return returned
 
     said = f"returns {returned} from fits for CartPole-v1. Return the reason"
-    assert_fails(failing("env_backend", Backend), "fits", said, 'Env backend "broken"')
+    assert_fails(failing("env_backend", Backend), "fits", said, 'Environment backend "broken"')
 
 
 class Limp(SyncEnvs):
@@ -252,7 +252,9 @@ class Limp(SyncEnvs):
 
 
 def test_a_backend_that_ignores_only_box_actions_fails_only_the_comparison_of_steps() -> None:
-    assert_fails(failing("env_backend", backend(Limp)), "steps", "in a step of Pendulum-v1", 'Env backend "broken"')
+    assert_fails(
+        failing("env_backend", backend(Limp)), "steps", "in a step of Pendulum-v1", 'Environment backend "broken"'
+    )
 
 
 def test_every_check_of_a_backend_has_one_that_fails_it() -> None:

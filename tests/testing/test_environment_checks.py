@@ -85,7 +85,7 @@ def test_an_environment_state_that_saves_everything_passes_all_checks() -> None:
 )
 @pytest.mark.usefixtures("walk")
 def test_an_environment_state_with_one_fault_fails_only_the_check_for_it(target: Any, said: str) -> None:
-    assert_fails(failing("env_state", target), "continues-exactly", said, 'Env state "broken"')
+    assert_fails(failing("env_state", target), "continues-exactly", said, 'Environment state "broken"')
 
 
 def late_end(state: Array, action: int, random: Array, constants: Array) -> tuple[float, bool]:

@@ -13,6 +13,7 @@ import pytest
 from failing_checks import ALL_CHECKS
 
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry, discover
+from pgzoo.registry.catalog import kind_label
 from pgzoo.testing import listeners
 from pgzoo.testing.checks import CHECKS, CheckFailed, KnownException, NotApplicable, check_component
 
@@ -86,7 +87,7 @@ def test_a_faulty_plugin_fails_only_the_check_that_its_docstring_names(
     failed, _ = outcomes(path.stem, load(path).pgzoo_register, None if all_checks else expected(path))
     assert list(failed) == [expected(path)], failed
     (message,) = failed.values()
-    assert message.startswith(tuple(kind.replace("_", " ").capitalize() for kind in CHECKS))
+    assert message.startswith(tuple(kind_label(kind).capitalize() for kind in CHECKS))
     assert message.count(". ") >= 2  # what is wrong, why it matters, what to do
 
 

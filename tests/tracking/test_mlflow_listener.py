@@ -87,6 +87,19 @@ def test_members_reach_points_independently_and_inactive_ones_are_skipped(
     assert [journal.name for journal in listener.journals] == ["little s3", "little s5"]
 
 
+def test_a_metric_that_mlflow_stores_under_another_name_is_warned_about_once(
+    listen: Callable[..., MlflowListener], caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = listen()
+    for steps in (1000, 2000):
+        listener.pgzoo_update_done(update(ints(steps), **{"Loss Policy!": floats(1.0), "loss/policy": floats(1.0)}))
+    assert list(lines(listener)[-1]["m"])[:2] == ["Loss Policy_", "loss/policy"]
+    assert caplog.messages == [
+        'The metric "Loss Policy!" is stored in MLflow as "Loss Policy_". Names consist of a group and a word, such as '
+        "loss/policy."
+    ]
+
+
 def test_a_value_that_is_not_finite_is_left_out_of_the_mean(listen: Callable[..., MlflowListener]) -> None:
     listener = listen()
     listener.pgzoo_update_done(update(ints(500), loss=floats(np.nan), other=floats(np.inf)))

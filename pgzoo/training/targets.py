@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.config import AlgorithmConfig, RunConfig
-from pgzoo.errors import RunFailed, UnfitError
+from pgzoo.errors import RunFailed, UnfitError, did_you_mean
 from pgzoo.ops.members import map_leaves
 from pgzoo.ops.nets import ROW_ALIGN, ROW_BLOCK
 from pgzoo.ops.normalize import scale_rewards
@@ -249,8 +249,8 @@ def bind_estimator(plan: Plan, gamma: Tensor) -> Estimator:
         )
     if asked:
         raise UnfitError(
-            f"{name} requires the argument {', '.join(asked)}, which this run doesn't provide. "
-            f"Available: {', '.join(sorted(known))}."
+            f"{name} requires the argument {', '.join(asked)}, which this run doesn't provide."
+            f"{did_you_mean(asked[0], known)} Available: {', '.join(sorted(known))}."
         )
     if getattr(plan.estimator, "whole_episodes", False) and isinstance(plan.collection, Steps):
         raise UnfitError(

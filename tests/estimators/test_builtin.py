@@ -52,7 +52,7 @@ def test_the_documentation_states_the_needs_and_settings_of_an_estimator(
 @pytest.mark.parametrize("name", NAMES)
 def test_an_estimator_takes_only_documented_arguments_and_its_settings(catalog: PluginCatalog, name: str) -> None:
     given = {argument for row in ARGUMENTS for argument in re.findall(r"`(\w+)`", row[0])}
-    assert given >= {*Trajectory._fields} - {"obs", "actions", "action_mask", "memory"}
+    assert given >= {*Trajectory._fields} - {"action_mask", "memory"}
     found = entry(catalog, name)
     model = found.load_config()
     parameters = inspect.signature(found.load()).parameters

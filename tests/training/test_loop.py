@@ -412,6 +412,14 @@ def test_an_estimator_with_an_unknown_argument_is_refused_before_any_event(plan:
         next(train(one))
 
 
+def test_a_misspelled_argument_of_an_estimator_is_refused_with_the_nearest_name(plan: MakePlan) -> None:
+    one = replace(plan(), estimator=lambda *, rewards, gama: rewards)
+    with pytest.raises(
+        UnfitError, match=r'requires the argument gama, .* provide\. Did you mean "gamma"\? Available: '
+    ):
+        next(train(one))
+
+
 def test_an_estimator_that_needs_a_critic_is_refused_if_none_is_trained(plan: MakePlan) -> None:
     one = replace(plan(), estimator=lambda *, rewards, values: rewards)
     with pytest.raises(UnfitError, match=r'needs the values of a critic, but algorithm "reinforce" trains none'):

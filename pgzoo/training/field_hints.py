@@ -38,7 +38,9 @@ def field_hint(error: Exception) -> str:
                 for (kind, field), remedy in NEEDS.items():
                     if type(value) is kind and getattr(value, field) is None and field in frame.f_code.co_names:
                         return f". {name}.{field} is None: {remedy}"
-                    own = kind is Output and isinstance(value, PolicyView) and field not in value.needs
-                    if own and field in frame.f_code.co_names:  # policy.apply(...).value, in no variable
-                        return f". The {field} that {name}.apply returns is None: {remedy}"
+            policies = {name: policy for name, policy in frame.f_locals.items() if isinstance(policy, PolicyView)}
+            for name, policy in policies.items():  # policy.apply(...).value, in no variable
+                for field in ("value", "aux_value"):
+                    if field not in policy.needs and field in frame.f_code.co_names:
+                        return f". The {field} that {name}.apply returns is None: {NEEDS[Output, field]}"
     return ""

@@ -208,11 +208,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a function as the estimator": (
         ("./idea.py:FunctionAsEstimator",),
-        "(idea) has estimator = <built-in function len>; expected the name of its default estimator, such as",
+        "of idea.py has estimator = <built-in function len>; expected the name of its default estimator, such as",
     ),
     "a list of defaults": (
         ("./idea.py:ListOfDefaults",),
-        "(idea) has defaults = ['num_envs']; expected a mapping of settings, such as",
+        "of idea.py has defaults = ['num_envs']; expected a mapping of settings, such as",
     ),
     "syntax": (("./syntax.py:Idea",), "./syntax.py can't be run. SyntaxError: invalid syntax (syntax.py, line 2)"),
     "exception": (

@@ -14,7 +14,6 @@ A function with one result computes returns; one with two computes advantages an
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pgzoo.ops.losses import weighted_sum
@@ -34,6 +33,10 @@ __all__ = [
 ]
 
 
+PIECE = 2**16
+"""Numbers in a piece of a large tensor: 256 kilobytes."""
+
+
 def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
     """Solve the backward recursion that all returns use, along T.
 
@@ -41,20 +44,22 @@ def reverse_scan(x: Tensor, decay: Tensor) -> Tensor:
 
     Each round doubles the number of steps summed, so T steps take log2(T) tensor operations (Hillis & Steele 1986).
 
+    Large tensors are handled in pieces of their first axis, whose intermediate results stay in the processor's cache.
+
     Shapes: x, decay `[..., T, N]` -> `[..., T, N]`.
     """
-    y, d = x, decay
-    reach = 1
-    while reach < x.shape[-2]:
-        y = y + d * _ahead(y, reach)
-        d = d * _ahead(d, reach)
+    if x.ndim > 2 and len(x) > 1 and x.numel() > PIECE and x.is_cpu:
+        rows = max(1, len(x) * PIECE // x.numel())
+        pairs = zip(torch.split(x, rows), torch.split(decay.expand_as(x), rows), strict=True)
+        return torch.cat([reverse_scan(*pair) for pair in pairs])
+    y, d, steps, reach = x.clone(), decay, x.shape[-2], 1
+    while reach < steps:
+        left = steps - reach  # steps for which there is one `reach` later
+        d = d[..., :left, :]
+        y = torch.cat([y[..., :left, :] + d * y[..., reach:, :], y[..., left:, :]], -2)
+        d = d[..., : max(0, left - reach), :] * d[..., reach:, :]
         reach *= 2
-    return x.clone() if y is x else y
-
-
-def _ahead(x: Tensor, steps: int) -> Tensor:
-    """Return `x [..., T, N]` from some steps later, 0 after the end."""
-    return F.pad(x[..., steps:, :], (0, 0, 0, steps))
+    return y
 
 
 def reward_to_go(

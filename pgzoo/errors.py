@@ -123,6 +123,13 @@ def raised_at(error: BaseException) -> str:
     return f" ({shown_path(frames[-1].filename)}, line {frames[-1].lineno})"
 
 
+def creation_error(component: str, error: Exception, advice: str = "") -> PluginError:
+    """Return the error to raise where the code of a component raised while the component was created."""
+    text = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
+    parts = f"{component} can't be created: {text}{raised_at(error)}.", advice, "PGZOO_DEBUG=1 shows the traceback."
+    return PluginError(" ".join(part for part in parts if part))
+
+
 def shown_path(file: str) -> str:
     """Return the path of a file of code, relative to the working directory or to site-packages if it lies there."""
     shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file

@@ -25,7 +25,7 @@ from pgzoo.envs.checks import (
 from pgzoo.envs.single import action_mask, make_single
 from pgzoo.envs.spec import check_action_space, make_spec
 from pgzoo.envs.state import encode, reset_is_complete
-from pgzoo.errors import EnvError, PgzooError, PluginError, UnfitError, raised_at
+from pgzoo.errors import EnvError, PgzooError, PluginError, UnfitError, creation_error
 from pgzoo.protocols import EnvBackend, EnvState
 from pgzoo.types import EnvRequest, Spec
 
@@ -99,10 +99,8 @@ def make_backend(entry: BackendEntry, catalog: BackendCatalog) -> EnvBackend:
     except PgzooError:
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
-        raise PluginError(
-            f'The environment backend "{entry.name}" can\'t be created: {text}{raised_at(error)}. It is created '
-            "without arguments. PGZOO_DEBUG=1 shows the traceback."
+        raise creation_error(
+            f'The environment backend "{entry.name}"', error, "It is created without arguments."
         ) from error
 
 
@@ -123,9 +121,7 @@ def make_state(entry: BackendEntry) -> EnvState:
     try:
         made = factory()
     except Exception as error:
-        raise PluginError(
-            f"{who} can't be created: {type(error).__name__}: {error}{raised_at(error)}. {advice}"
-        ) from error
+        raise creation_error(who, error, advice) from error
     missing = [name for name in ("fits", "get", "put") if not callable(getattr(made, name, None))]
     if missing:
         raise PluginError(f"{who} has no method {' and no method '.join(missing)}. {advice}")

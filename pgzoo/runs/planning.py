@@ -17,7 +17,7 @@ import torch
 
 from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig, SearchConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, make_states, resets_completely
-from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError, raised_at
+from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError, creation_error
 from pgzoo.launchers.rollouts import RolloutBackend, start_process
 from pgzoo.ops.acting import memory_size
 from pgzoo.protocols import Diagnostic, Policy
@@ -219,10 +219,7 @@ def name_component(component: str) -> Iterator[None]:
     except PgzooError:
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
-        raise PluginError(
-            f"{component} can't be created: {text}{raised_at(error)}. PGZOO_DEBUG=1 shows the traceback."
-        ) from error
+        raise creation_error(component, error) from error
 
 
 def create(component: str, target: Any, arguments: Sequence[Any], how: str) -> Any:

@@ -89,11 +89,17 @@ def test_a_listener_that_cannot_be_created_leaves_the_process_unchanged(catalog:
     assert not list(home.runs.iterdir())
 
 
+def with_components(catalog: PluginCatalog, registry: Registry) -> PluginCatalog:
+    """Return the catalog with the components of a plugin."""
+    mixed = catalog.copy()
+    mixed.add(registry.plugin, object(), registry.entries.values())
+    return mixed
+
+
 def test_an_algorithm_that_is_registered_as_an_object_is_reported(catalog: PluginCatalog) -> None:
     registry = Registry(PluginInfo("mine", "entry point", "mine"))
     registry.algorithm("my-a", A2C(), config=A2CConfig)
-    mixed = catalog.copy()
-    mixed.add(registry.plugin, object(), registry.entries.values())
+    mixed = with_components(catalog, registry)
     message = (
         r'algorithm "my-a" can\'t be created: <pgzoo.*A2C object.* is not a class or function\. Register the class'
     )
@@ -107,8 +113,7 @@ def test_a_listener_without_the_argument_context_is_reported(catalog: PluginCata
 
     registry = Registry(PluginInfo("simple", "entry point", "simple"))
     registry.listener("simple", Simple)
-    mixed = catalog.copy()
-    mixed.add(registry.plugin, object(), registry.entries.values())
+    mixed = with_components(catalog, registry)
     message = (
         r'listener "simple" can\'t be created: .*Simple takes no arguments, but pgzoo calls it with one argument, the'
     )

@@ -161,7 +161,6 @@ def ended(events: list[Event]) -> RunEnded:
 
 AXES: list[tuple[dict[str, Any], dict[str, tuple[float, ...]]]] = [
     (PPO, {"learning_rate": (1e-4, 3e-4, 1e-3)}),
-    (PPO, {"gamma": (0.9, 0.99)}),
     (PPO | {"normalize_reward": True}, {"gamma": (0.5, 0.99), "estimator.lam": (0.0, 0.95)}),
     (PPO, {"max_grad_norm": (0.01, 0.5), "target_kl": (1e-4, 1.0), "clip_value": (0.1, 0.3), "dual_clip": (1.5, 3.0)}),
     (PPO | {"policy": "gru", "learning_rate": 0.01}, {"clip_range": (0.01, 0.1, 0.3)}),

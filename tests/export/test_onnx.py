@@ -64,8 +64,8 @@ CASES: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
 }
 
 
-FAST = ("mlp, normalized, clipped", "flattened", "lstm, masked, normalized", "sde", "cnn")
-"""Cases of fast tests: normalization, a mask, a memory, an image, several observations and a squashed action."""
+FAST = ("mlp, normalized, clipped", "flattened", "lstm, masked, normalized", "cnn")
+"""Cases of fast tests: normalization, a mask, a memory, an image, several observations and a clipped action."""
 
 
 @needs_onnx

@@ -101,7 +101,7 @@ def endless_artifact(handler: BaseHTTPRequestHandler) -> None:
         pytest.param(endless_pages, ("compare", "a", "b"), "the server's list is too long", marks=pytest.mark.slow),
         (endless_artifact, ("evaluate", "r"), "the server's file is too long: stopped reading after 512 MiB"),
         pytest.param(strange_ids, ("compare", "r"), "which isn't valid", marks=pytest.mark.slow),
-        (strange_ids, ("evaluate", "r"), "which isn't valid"),
+        pytest.param(strange_ids, ("evaluate", "r"), "which isn't valid", marks=pytest.mark.slow),
         (lambda handler: say(handler, b"who are you?", 401), ("evaluate", "r"), "MLFLOW_TRACKING_USERNAME"),
         pytest.param(
             lambda handler: say(handler, b"not you", 403), ("evaluate", "r"), "refuses access", marks=pytest.mark.slow

@@ -22,7 +22,7 @@ def simulate(*arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("seeds", ["0-3", pytest.param("4-7", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", ["0-1", pytest.param("2-7", marks=pytest.mark.slow)])
 def test_the_laws_hold(seeds: str) -> None:
     simulate("--seeds", seeds)
 
@@ -32,7 +32,7 @@ def test_a_seed_gives_the_same_output_twice() -> None:
     assert simulate("--seed", "3") == simulate("--seed", "3")
 
 
-EASY = ("acknowledge_first", "give_up_on_503", "create_without_looking", "forget_names")
+EASY = ("ignore_lost_answers", "acknowledge_first", "create_without_looking", "forget_names")
 HARD = {
     "upload_unflushed_records": 0,
     "keep_duplicates": 0,
@@ -45,9 +45,7 @@ HARD = {
 """Rare defects, and the first of the 500 seeds that are tried."""
 
 
-@pytest.mark.parametrize(
-    "defect", ["ignore_lost_answers", *(pytest.param(one, marks=pytest.mark.slow) for one in EASY)]
-)
+@pytest.mark.parametrize("defect", ["give_up_on_503", *(pytest.param(one, marks=pytest.mark.slow) for one in EASY)])
 def test_a_defect_is_found_within_ten_seeds(defect: str) -> None:
     printed = simulate("--defect", defect, "--seeds", "0-9", code=1)
     assert "breaks a law: run-" in printed and "python benchmarks/simulate.py --seed" in printed

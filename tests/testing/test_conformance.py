@@ -21,14 +21,14 @@ Tests of algorithms and tests/envs/test_compiled.py cover the others, and all po
 """
 
 
-def is_slow(kind: ComponentKind, name: str, check: str) -> bool:
-    return (kind, name) in SLOW or REPRESENTATIVE.get(check, name) != name
+def is_slow(entry: Entry, check: str) -> bool:
+    """Return whether a check takes long, or is in the suites of the plugin's own tests, which fast tests run too."""
+    own = entry.plugin.source != "built-in"
+    return own or (entry.kind, entry.name) in SLOW or REPRESENTATIVE.get(check, entry.name) != entry.name
 
 
 COMPONENTS = [
-    pytest.param(
-        entry, check, id=f"{entry.name}-{check}", marks=[pytest.mark.slow] if is_slow(kind, entry.name, check) else []
-    )
+    pytest.param(entry, check, id=f"{entry.name}-{check}", marks=[pytest.mark.slow] if is_slow(entry, check) else [])
     for kind, checks in CHECKS.items()
     for entry in CATALOG.entries(kind)
     for check in checks

@@ -18,7 +18,7 @@ from torch import Tensor
 from pgzoo.config import RunConfig
 from pgzoo.ops.losses import weighted_mean
 from pgzoo.training import compiled_steps, inductor
-from pgzoo.training.compiling import Compiled, FlatFunction, leaves_of, own_copy
+from pgzoo.training.compiling import Compiled, FlatFunction, _digest, _Flattened, leaves_of, own_copy
 from pgzoo.training.engine import Engine
 from pgzoo.training.metrics import Stopwatch
 from pgzoo.training.plan import Plan
@@ -234,10 +234,18 @@ def test_the_cache_is_in_the_home_and_a_missing_compiler_causes_one_warning(tmp_
     assert sorted((tmp_path / "with" / "compiled").glob("*.so")) == made
 
 
-def test_there_is_one_library_per_constant_even_if_inputs_are_the_same_tensor(cache: Path) -> None:
-    def plus(constant: float) -> Callable[[Point], Slope]:
-        return lambda point: Slope(point.x + torch.tensor([constant]), point.more["y"] * 3, "plus")
+def plus(constant: float) -> Callable[[Point], Slope]:
+    return lambda point: Slope(point.x + torch.tensor([constant]), point.more["y"] * 3, "plus")
 
+
+def test_the_name_of_a_library_depends_on_constants() -> None:
+    point = Point(torch.ones(1, 2), {"y": torch.ones(1, 2)})
+    one, three, again = (_digest(_Flattened(plus(k), point), leaves_of(point), "combined") for k in (1.0, 3.0, 1.0))
+    assert one == again != three
+
+
+@pytest.mark.slow
+def test_there_is_one_library_per_constant_even_if_inputs_are_the_same_tensor(cache: Path) -> None:
     one, two, before = torch.ones(1, 2), torch.full((1, 2), 2.0), set(cache.glob("*.so"))
     for constant in (1.0, 3.0, 1.0):
         compiled = Compiled(plus(constant), Stopwatch("compile"))

@@ -36,7 +36,9 @@ def tensors_found() -> int:
 
 @pytest.mark.usefixtures("no_compiler")  # everything except the step itself is as in a compiled run
 @pytest.mark.parametrize("compile", ["off", "on"])
-@pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "trpo", "vmpo", "ars"])
+@pytest.mark.parametrize(
+    "algorithm", ["ppo", "reinforce", "ars", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trpo", "vmpo"))]
+)
 def test_updates_leave_no_tensors_in_reference_cycles(algorithm: str, compile: str, plan: Callable[..., Plan]) -> None:
     found = []
     settings = {} if algorithm in ("reinforce", "ars") else {"rollout_steps": 16}

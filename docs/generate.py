@@ -70,11 +70,10 @@ Made by `make docs`, which starts a run of each pair.
 - *trains*: the algorithm learns from the estimator's output.
 - *trains, critic added*: the estimator requires the values of a critic, and the algorithm has none, so pgzoo adds one
   ([estimators](estimators.md#a-critic-where-the-algorithm-has-none)).
-- *not used*: the run starts, but the algorithm uses whole-episode returns (or none) and never calls the estimator.
+- *not used*: the algorithm uses the returns of episodes (or none), and never calls its default estimator.
 - *no: windows*: refused, because the estimator needs whole episodes and the algorithm collects fixed-length rollouts
   (windows of steps).
-- *no: no gradient*: refused, because the estimator requires a critic and the algorithm takes no gradient steps to
-  train one.
+- *no: no gradient*: refused, because the algorithm takes no gradient steps, and so never calls an estimator.
 """
 
 POLICY_PAIRS = """## Algorithms and policies

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, MinibatchConfig, Static
+from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, MinibatchConfig, Settings, Static
 from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import ConfigError, PluginError, UnfitError
 from pgzoo.ops.acting import ApplyActor
@@ -77,6 +77,10 @@ class Misspelt(Plain):
 class Bare(Plain):
     collect = Steps(8)
     needs: ClassVar[Any] = "value"
+
+
+class Stepless(Plain):
+    collect = Steps(8)
 
 
 class AsksConfig(MinibatchConfig):
@@ -212,6 +216,7 @@ def catalog() -> Any:
         registry.algorithm(name, target, config=AlgorithmConfig)
     registry.algorithm("asks", Asks, config=AsksConfig)
     registry.algorithm("counted", Counted, config=AsksConfig)
+    registry.algorithm("stepless", Stepless, config=Settings)
     registry.estimator("boost", boost, config=BoostConfig)
     for name, function in (("pair", pair), ("demanding", demanding), ("whole", whole)):
         registry.estimator(name, function)
@@ -326,8 +331,8 @@ def test_an_estimator_that_requires_values_gets_a_critic(plan: Callable[..., Any
     assert one.added_critic and any(name.startswith("critic.") for name in before)
     end_of(one)
     assert SEEN["next_values"].shape == (1, 12, 4)
-    with pytest.raises(UnfitError, match='algorithm "cem" takes no gradient steps'):
-        next(train(plan("cem", estimator="demanding")))
+    with pytest.raises(UnfitError, match='algorithm "stepless" takes no gradient steps'):
+        next(train(plan("stepless", estimator="demanding")))
 
 
 def test_an_estimator_of_whole_episodes_is_refused_only_for_windows(plan: Callable[..., Any]) -> None:

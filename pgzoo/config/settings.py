@@ -144,7 +144,10 @@ Damping = Annotated[float, Field(ge=0, description="multiple of the identity add
 
 
 class SearchConfig(Settings):
-    """Base of the settings of an algorithm that takes no gradient steps, so that `normalize_reward` is refused."""
+    """Base of the settings of an algorithm that takes no gradient steps and ranks or weights the returns of episodes.
+
+    What would have no effect on such an algorithm is refused: `gamma`, `estimator`, `normalize_reward`, `compile`.
+    """
 
 
 class AlgorithmConfig(Settings):

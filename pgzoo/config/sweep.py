@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pgzoo.config.settings import Static
+from pgzoo.config.settings import SearchConfig, Static
 
 __all__ = ["Setting", "format_setting", "grid", "parse_setting", "sweepable"]
 
@@ -35,7 +35,12 @@ def grid(axes: Mapping[str, Sequence[float]]) -> Iterator[Setting]:
 
 
 def sweepable(settings: type[BaseModel], estimator: type[BaseModel]) -> list[str]:
-    """Return the keys that may differ between members: the floats that aren't `Static`, and gamma."""
+    """Return the keys that may differ between members: the floats that aren't `Static`, and gamma.
+
+    The estimator and gamma have no effect on a search.
+    """
+    if issubclass(settings, SearchConfig):
+        return [*_floats(settings)]
     return [*_floats(settings), "gamma", *(f"estimator.{name}" for name in _floats(estimator))]
 
 

@@ -69,15 +69,12 @@ def make_plan(
         PluginError: the code of a component raised.
     """
     _check_device(config.device)
-    if config.normalize_reward and isinstance(config.settings, SearchConfig) and not resumed:
-        raise UnfitError(
-            f'Algorithm "{config.algorithm}" takes no gradient steps and uses the returns of episodes as they are, so '
-            "--normalize-reward would have no effect. Remove it."
-        )
     members = tuple(members) or config.members()
     who = f'algorithm "{config.algorithm}"'
     advice = "without arguments. Its methods get the settings, as ctx.settings or hyper"
     algorithm = create(who, catalog.get("algorithm", config.algorithm).load(), (), advice)
+    if isinstance(config.settings, SearchConfig) and not resumed:
+        _refuse_what_searches_ignore(config, algorithm)
     with name_component(who):
         collection = collection_of(algorithm, config.settings)
         own_needs = _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings)
@@ -135,6 +132,23 @@ def make_plan(
         make_env=make_env,
     )
     return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
+
+
+def _refuse_what_searches_ignore(config: RunConfig, algorithm: Any) -> None:
+    """Raise UnfitError for settings that have no effect on an algorithm that takes no gradient steps."""
+    defaults = {"gamma": RunConfig.model_fields["gamma"].default, **getattr(algorithm, "defaults", {})}
+    given = {
+        "--normalize-reward": config.normalize_reward,
+        "--gamma": config.gamma != defaults["gamma"],
+        "--estimator": config.estimator.name != algorithm.estimator,
+        "--compile on": config.compile == "on",
+    }
+    ignored = [option for option, is_given in given.items() if is_given]
+    if ignored:
+        raise UnfitError(
+            f'Algorithm "{config.algorithm}" takes no gradient steps and uses the returns of episodes as they are, so '
+            f"{ignored[0]} would have no effect. Remove it."
+        )
 
 
 def _with_choices(

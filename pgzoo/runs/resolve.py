@@ -205,7 +205,7 @@ def _checked_sweep(config: RunConfig, where: str) -> RunConfig:
         why = "has one value for all members." if key in others else f"isn't a setting.{did_you_mean(key, known)}"
         errors.append(f'{where}: "{key}" {why}')
     if errors:
-        errors[-1] += f" Settings that can be swept: {', '.join(known)}."
+        errors[-1] += f" Settings that can be swept: {', '.join(known) or 'none'}."
     else:
         for setting in grid(config.sweep_axis):
             overridden(config, setting, errors, f"{where}: ")

@@ -164,6 +164,8 @@ def sweep(target: CheckTarget) -> None:
     world = claimed_worlds(target)[0]
     plan = plan_of(target, world, (SEED, OTHERS[0]))
     setting = _moved(plan.config)
+    if not setting:
+        raise NotApplicable("it has no setting that can be swept")
     alike = make_plan(plan.config.at(setting), target.catalog)
     swept = replace(plan, members=(alike.members[0], plan.members[1]))
     advice = (

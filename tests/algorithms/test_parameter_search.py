@@ -14,7 +14,7 @@ import torch
 
 from pgzoo.algorithms.eggroll import perturbations
 from pgzoo.algorithms.snes import utilities
-from pgzoo.errors import UnfitError
+from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.ops.optim import flatten
 from pgzoo.types import Params, TrainState
 
@@ -93,14 +93,34 @@ def test_a_search_leaves_the_standard_deviation_of_actions_unchanged(play: Any, 
     assert not ended.state.params["policy.weight.0"].equal(begun.state.params["policy.weight.0"])
 
 
+@pytest.mark.parametrize(
+    ("option", "settings"),
+    [
+        ("--normalize-reward", {"normalize_reward": True}),
+        ("--gamma", {"gamma": 0.9}),
+        ("--estimator", {"estimator": "gae"}),
+        ("--estimator", {"estimator": {"name": "gae", "lam": 0.5}}),
+        ("--compile on", {"compile": "on"}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["ars", "cem", "snes", "eggroll", "random"])
-def test_normalized_rewards_are_refused_but_observations_are_normalized(plan: Any, play: Any, name: str) -> None:
-    with pytest.raises(UnfitError, match=f'Algorithm "{name}" takes no gradient steps .* Remove it'):
-        plan(name, normalize_reward=True)
-    if name != "random":
-        few = {"num_envs": 4, "total_steps": 200, "eval_episodes": 1}
-        raw, normalized = (play(name, normalize_obs=on, **few)[-1].state.params for on in (False, True))
-        assert not raw["policy.weight.0"].equal(normalized["policy.weight.0"])
+def test_settings_without_effect_are_refused(plan: Any, name: str, option: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(UnfitError, match=f'Algorithm "{name}" takes no gradient steps .* {option} would .* Remove it'):
+        plan(name, **settings)
+
+
+@pytest.mark.parametrize(("name", "swept"), [("cem", "elite, extra_std"), ("random", "none")])
+def test_gamma_cannot_be_swept(plan: Any, name: str, swept: str) -> None:
+    with pytest.raises(ConfigError, match=f'"gamma" has one value for all members. .* can be swept: {swept}'):
+        plan(name, sweep_axis={"gamma": [0.9, 0.99]})
+
+
+@pytest.mark.parametrize("name", ["ars", "cem", "snes", "eggroll"])
+def test_observations_are_normalized(play: Any, name: str) -> None:
+    few = {"num_envs": 4, "total_steps": 200, "eval_episodes": 1}
+    raw, normalized = (play(name, normalize_obs=on, **few)[-1].state.params for on in (False, True))
+    assert not raw["policy.weight.0"].equal(normalized["policy.weight.0"])
 
 
 @pytest.mark.parametrize("name", ["snes", "eggroll"])

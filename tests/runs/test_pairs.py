@@ -31,7 +31,7 @@ CATALOG = discover(inline=False)
 PAGE = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text(encoding="utf-8")
 REASONS = {
     "no: windows": 'Estimator ".*" needs whole episodes, but algorithm ".*" collects windows of 12 steps',
-    "no: no gradient": 'Estimator ".*" needs the values of a critic, but algorithm ".*" takes no gradient steps',
+    "no: no gradient": 'Algorithm ".*" takes no gradient steps and uses the returns of episodes as they are',
     "no: memory": 'Algorithm ".*" supports no recurrent policy',
     "no: images": "supports flat vectors, not images",
     "no: no parameters": 'policy "uniform" has no parameters|searches in parameter space',

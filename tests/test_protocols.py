@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, MinibatchConfig, Settings, Static
+from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, MinibatchConfig, SearchConfig, Settings, Static
 from pgzoo.envs.sync import SyncBackend, SyncEnvs
 from pgzoo.errors import ConfigError, PluginError, UnfitError
 from pgzoo.ops.acting import ApplyActor
@@ -81,6 +81,11 @@ class Bare(Plain):
 
 class Stepless(Plain):
     collect = Steps(8)
+
+
+class OwnDefaults(Plain):
+    collect = Steps(8)
+    defaults: ClassVar[Mapping[str, Any]] = Plain.defaults | {"gamma": 0.9, "estimator": {"name": "gae", "lam": 0.5}}
 
 
 class AsksConfig(MinibatchConfig):
@@ -217,6 +222,7 @@ def catalog() -> Any:
     registry.algorithm("asks", Asks, config=AsksConfig)
     registry.algorithm("counted", Counted, config=AsksConfig)
     registry.algorithm("stepless", Stepless, config=Settings)
+    registry.algorithm("own-defaults", OwnDefaults, config=SearchConfig)
     registry.estimator("boost", boost, config=BoostConfig)
     for name, function in (("pair", pair), ("demanding", demanding), ("whole", whole)):
         registry.estimator(name, function)
@@ -333,6 +339,13 @@ def test_an_estimator_that_requires_values_gets_a_critic(plan: Callable[..., Any
     assert SEEN["next_values"].shape == (1, 12, 4)
     with pytest.raises(UnfitError, match='algorithm "stepless" takes no gradient steps'):
         next(train(plan("stepless", estimator="demanding")))
+
+
+def test_a_search_refuses_an_estimator_and_a_gamma_that_are_not_its_defaults(plan: Callable[..., Any]) -> None:
+    assert plan("own-defaults").config.gamma == 0.9
+    for option, settings in (("--gamma", {"gamma": 0.99}), ("--estimator", {"estimator": "reward-to-go"})):
+        with pytest.raises(UnfitError, match=f"{option} would have no effect"):
+            plan("own-defaults", **settings)
 
 
 def test_an_estimator_of_whole_episodes_is_refused_only_for_windows(plan: Callable[..., Any]) -> None:

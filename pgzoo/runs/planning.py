@@ -136,11 +136,13 @@ def make_plan(
 
 def _refuse_what_searches_ignore(config: RunConfig, algorithm: Any) -> None:
     """Raise UnfitError for settings that have no effect on an algorithm that takes no gradient steps."""
-    defaults = {"gamma": RunConfig.model_fields["gamma"].default, **getattr(algorithm, "defaults", {})}
+    defaults = getattr(algorithm, "defaults", {})
+    estimator = defaults.get("estimator", algorithm.estimator)
+    name = estimator if isinstance(estimator, str) else estimator.get("name", algorithm.estimator)
     given = {
         "--normalize-reward": config.normalize_reward,
-        "--gamma": config.gamma != defaults["gamma"],
-        "--estimator": config.estimator.name != algorithm.estimator,
+        "--gamma": config.gamma != defaults.get("gamma", RunConfig.model_fields["gamma"].default),
+        "--estimator": config.estimator.name != name,
         "--compile on": config.compile == "on",
     }
     ignored = [option for option, is_given in given.items() if is_given]

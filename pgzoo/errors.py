@@ -106,10 +106,15 @@ def raised_at(error: BaseException) -> str:
 
     If all of the traceback lies in pgzoo, in Python or in installed packages, no code of the user's is involved, and
     the result is empty; but for an error without a message it is the line that raised the error.
+
+    Compiled code that was loaded from a file leaves no traceback: its error has the line as `compiled_line`, a
+    `traceback.FrameSummary`.
     """
     own = os.path.dirname(os.path.abspath(__file__)) + os.sep
     library = os.path.dirname(os.__file__) + os.sep
     everything = traceback.extract_tb(error.__traceback__)
+    if line := getattr(error, "compiled_line", None):
+        everything.append(line)
     frames = [
         frame
         for frame in everything

@@ -19,6 +19,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
+from traceback import FrameSummary
 from typing import Any, cast
 
 import numpy as np
@@ -99,8 +100,12 @@ def _exception(content: bytes) -> Exception:
         from numba.core import serialize
 
         read: Any = serialize._numba_unpickle
-        kind, arguments, _ = read(0, content, content)
-        return cast(Exception, kind(*arguments or ()))
+        kind, arguments, place = read(0, content, content)
+        error: Any = kind(*arguments or ())
+        if place:
+            function, file, line = place
+            error.compiled_line = FrameSummary(file, line, function, lookup_line=False)
+        return cast(Exception, error)
     except Exception:  # another version of numba
         return RuntimeError("compiled code failed")
 

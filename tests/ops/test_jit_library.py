@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 PROGRAM = """
 import sys
 import numpy as np
+from pgzoo.errors import raised_at
 from pgzoo.ops import jit
 
 def shifted(x, out, by, negative):
@@ -49,7 +50,7 @@ imported = "numba" in sys.modules
 try:
     shift(np.ones((3, 4)), np.ones((3, 4)), 101, False)
 except OverflowError as error:
-    print(repr(error), imported)
+    print(repr(error), imported, raised_at(error).rpartition("/")[2])
 """
 
 
@@ -65,9 +66,9 @@ def ran(folder: Path, calls: str, *, compiler: str = "") -> list[str]:
 def test_the_second_process_gets_the_same_bits_and_exceptions_without_numba(tmp_path: Path) -> None:
     said, failure, imported = ran(tmp_path, CALLS + FAILURE)
     assert imported == "True" and said.startswith("[(3, 2), '") and said.endswith("None, np.float64(36.0)]")
-    assert failure == "OverflowError('shifted', 'too far') True"
+    assert failure == "OverflowError('shifted', 'too far') True program.py, line 9)"
     assert ran(tmp_path, CALLS) == [said, "False"]
-    assert ran(tmp_path, FAILURE)[0] == "OverflowError('shifted', 'too far') False"
+    assert ran(tmp_path, FAILURE)[0] == "OverflowError('shifted', 'too far') False program.py, line 9)"
     assert len(list(tmp_path.glob("*.so"))) == 2
 
 

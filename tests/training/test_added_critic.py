@@ -159,13 +159,6 @@ def test_an_algorithm_that_updates_the_policy_by_ctx_move_is_refused(plan: MakeP
         list(train(one))
 
 
-@pytest.mark.parametrize("algorithm", ["ars", "cem", "random"])
-def test_an_algorithm_without_gradient_steps_is_refused_with_the_reason(plan: MakePlan, algorithm: str) -> None:
-    one = plan(algorithm, estimator="gae", policy="linear")
-    with pytest.raises(UnfitError, match=f'"gae" needs .* critic, but algorithm "{algorithm}" takes no gradient steps'):
-        next(train(one))
-
-
 def test_a_critic_is_added_only_if_the_estimator_needs_one_and_none_is_trained(plan: MakePlan) -> None:
     assert not plan("a2c", estimator="gae").added_critic
     assert not plan("reinforce").added_critic and not plan("reinforce").needs

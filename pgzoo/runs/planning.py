@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig, SearchConfig
+from pgzoo.config import AlgorithmConfig, Component, Member, RunConfig
 from pgzoo.envs.choice import choose_backend, inspect_environment, make_states, resets_completely
 from pgzoo.errors import PgzooError, PluginError, UnfitError, UsageError, creation_error
 from pgzoo.launchers.rollouts import RolloutBackend, start_process
@@ -24,6 +24,7 @@ from pgzoo.protocols import Diagnostic, Policy
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.initial import load_initial
 from pgzoo.runs.memory import check_memory
+from pgzoo.runs.resolve import refuse_ignored
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
@@ -73,8 +74,8 @@ def make_plan(
     who = f'algorithm "{config.algorithm}"'
     advice = "without arguments. Its methods get the settings, as ctx.settings or hyper"
     algorithm = create(who, catalog.get("algorithm", config.algorithm).load(), (), advice)
-    if isinstance(config.settings, SearchConfig) and not resumed:
-        _refuse_what_searches_ignore(config, algorithm)
+    if not resumed:
+        refuse_ignored(config, algorithm)
     with name_component(who):
         collection = collection_of(algorithm, config.settings)
         own_needs = _evaluate_attribute(getattr(algorithm, "needs", frozenset()), config.settings)
@@ -132,25 +133,6 @@ def make_plan(
         make_env=make_env,
     )
     return replace(plan, diagnostics=_diagnostics(plan, catalog)) if config.diagnostics else plan
-
-
-def _refuse_what_searches_ignore(config: RunConfig, algorithm: Any) -> None:
-    """Raise UnfitError for settings that have no effect on an algorithm that takes no gradient steps."""
-    defaults = getattr(algorithm, "defaults", {})
-    estimator = defaults.get("estimator", algorithm.estimator)
-    name = estimator if isinstance(estimator, str) else estimator.get("name", algorithm.estimator)
-    given = {
-        "--normalize-reward": config.normalize_reward,
-        "--gamma": config.gamma != defaults.get("gamma", RunConfig.model_fields["gamma"].default),
-        "--estimator": config.estimator.name != name,
-        "--compile on": config.compile == "on",
-    }
-    ignored = [option for option, is_given in given.items() if is_given]
-    if ignored:
-        raise UnfitError(
-            f'Algorithm "{config.algorithm}" takes no gradient steps and uses the returns of episodes as they are, so '
-            f"{ignored[0]} would have no effect. Remove it."
-        )
 
 
 def _with_choices(

@@ -9,20 +9,20 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, read_yaml
+from pgzoo.config import AlgorithmConfig, Component, Layer, RunConfig, SearchConfig, read_yaml
 from pgzoo.config.aliases import setting_hint
 from pgzoo.config.renaming import with_current_names
 from pgzoo.config.run import MERGED, RESERVED, RUN_KEYS, WRAPPER, overridden
 from pgzoo.config.sweep import grid, sweepable
 from pgzoo.config.validation import shorten, validate
 from pgzoo.envs.wrappers import import_wrappers
-from pgzoo.errors import ConfigError, did_you_mean
+from pgzoo.errors import ConfigError, UnfitError, did_you_mean
 from pgzoo.registry import Entry, PluginCatalog
 from pgzoo.registry.components import component, component_values, look_up
 from pgzoo.registry.files import make_importable
 from pgzoo.runs.presets import preset_layer
 
-__all__ = ["check_algorithm", "compose", "resolve"]
+__all__ = ["check_algorithm", "compose", "refuse_ignored", "resolve"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -147,6 +147,27 @@ def resolve(layers: Sequence[Layer], catalog: PluginCatalog) -> RunConfig:
         catalog.get("diagnostic", name)
     assert isinstance(config, RunConfig)
     return config
+
+
+def refuse_ignored(config: RunConfig, algorithm: Any) -> None:
+    """Raise UnfitError for a setting that has no effect because the algorithm takes no gradient steps."""
+    if not isinstance(config.settings, SearchConfig):
+        return
+    defaults = getattr(algorithm, "defaults", {})
+    estimator = defaults.get("estimator", algorithm.estimator)
+    name = estimator if isinstance(estimator, str) else estimator.get("name", algorithm.estimator)
+    given = {
+        "--normalize-reward": config.normalize_reward,
+        "--gamma": config.gamma != defaults.get("gamma", RunConfig.model_fields["gamma"].default),
+        "--estimator": config.estimator.name != name,
+        "--compile on": config.compile == "on",
+    }
+    ignored = [option for option, is_given in given.items() if is_given]
+    if ignored:
+        raise UnfitError(
+            f'Algorithm "{config.algorithm}" takes no gradient steps and uses the returns of episodes as they are, so '
+            f"{ignored[0]} would have no effect. Remove it."
+        )
 
 
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:

@@ -14,9 +14,9 @@ from typing import Any
 from pgzoo.config import ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.run import UNLOGGED
 from pgzoo.config.validation import shorten
-from pgzoo.errors import ConfigError, UnknownName, did_you_mean
+from pgzoo.errors import ConfigError, UnfitError, UnknownName, did_you_mean
 from pgzoo.registry import PluginCatalog
-from pgzoo.runs.resolve import resolve
+from pgzoo.runs.resolve import refuse_ignored, resolve
 
 __all__ = [
     "Choices",
@@ -224,7 +224,12 @@ def configure(base: RunConfig, setting: Mapping[str, Any], catalog: PluginCatalo
         else:
             nested[key] = value
     layer = Layer(nested, lambda path: where or ".".join(path))
-    return resolve([Layer(base.nested(), ".".join), layer], catalog)
+    config = resolve([Layer(base.nested(), ".".join), layer], catalog)
+    try:
+        refuse_ignored(config, catalog.get("algorithm", config.algorithm).load())
+    except UnfitError as error:
+        raise ConfigError(f"{where or ', '.join(setting)}: {error}") from None
+    return config
 
 
 def checked_space(given: Mapping[str, Given], base: RunConfig, catalog: PluginCatalog) -> Space:
@@ -232,8 +237,10 @@ def checked_space(given: Mapping[str, Given], base: RunConfig, catalog: PluginCa
 
     Raises:
         ConfigError: a key is unknown or isn't searched, or a value is invalid; with a line for each mistake.
+        UnfitError: a setting of `base` has no effect on its algorithm.
         UnknownName: no component has this name.
     """
+    refuse_ignored(base, catalog.get("algorithm", base.algorithm).load())
     errors: list[str] = []
     owners: dict[str, frozenset[str]] = {}
     dimensions: dict[str, Dimension] = {}

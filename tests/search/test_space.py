@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgzoo.config import RunConfig
-from pgzoo.errors import ConfigError, PgzooError, UnknownName
+from pgzoo.errors import ConfigError, PgzooError, UnfitError, UnknownName
 from pgzoo.registry import PluginCatalog
 from pgzoo.search.space import (
     Choices,
@@ -156,6 +156,17 @@ def test_a_space_that_does_not_fit_the_settings_is_rejected(
     with pytest.raises((ConfigError, UnknownName), match=message) as caught:
         checked(base, catalog, search)
     assert isinstance(caught.value, PgzooError) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("search", ["gamma=0.9..0.99", "gamma=0.99,0.9", "estimator=reward-to-go,total-return"])
+def test_a_space_has_no_setting_that_the_algorithm_ignores(
+    configure: Configure, catalog: PluginCatalog, search: str
+) -> None:
+    key = search.partition("=")[0]
+    with pytest.raises(ConfigError, match=f'--search {key}: Algorithm "ars" .* --{key} would have no effect'):
+        checked(configure("ars"), catalog, search)
+    with pytest.raises(UnfitError, match=r'^Algorithm "ars" .* --compile on would have no effect'):
+        checked(configure("ars", compile="on"), catalog, "learning_rate=0.1..0.3")
 
 
 def test_every_mistake_is_reported_on_its_own_line(base: RunConfig, catalog: PluginCatalog) -> None:

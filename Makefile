@@ -128,7 +128,7 @@ fuzz: $(VENV)-fuzz/.ready
 
 $(VENV)-fuzz/.ready: $(VENV)/.ready Makefile
 	$(BIN)/python -m venv --clear $(VENV)-fuzz
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(VENV)-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > $$($(VENV)-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-deps atheris==3.0.0
 	touch $@
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
 
 from pgzoo.analysis.blocks import Side, final_score
@@ -17,7 +17,9 @@ __all__ = [
     "check_distinct",
     "finished",
     "newest_setting",
+    "one_per_seed",
     "pooled_algorithms",
+    "repeated",
     "setting_differences",
     "without_evaluation",
 ]
@@ -51,7 +53,7 @@ def pooled_algorithms(sides: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def newest_setting(label: str, kind: SelectorKind, runs: Sequence[Run], warnings: list[str]) -> list[Run]:
-    """Return one run per seed and setting, of a name or an algorithm only the newest setting in each environment.
+    """Return the runs of a selector, of a name or an algorithm only those of the newest setting in each environment.
 
     Appends to `warnings` what is left out, and which sides have runs with different settings.
     """
@@ -69,10 +71,41 @@ def newest_setting(label: str, kind: SelectorKind, runs: Sequence[Run], warnings
         elif others:
             count = len({run.setting for run in here})
             warnings.append(f"{label} on {env}: its runs have {count} different settings.")
-        # the same seed with the same setting is a repetition of the run, not a new observation
-        last = {(run.seed, run.setting) if run.seed >= 0 else run.run_key: run for run in here}
-        kept += sorted(last.values(), key=lambda run: (run.seed, run.started))
+        kept += sorted(here, key=lambda run: (run.seed, run.started))
     return kept
+
+
+def repeated(run: Run) -> Hashable:
+    """Return a key that is equal for runs that repeat each other: the same seed with the same setting."""
+    return (run.env, run.setting, run.seed) if run.seed >= 0 else run.run_key
+
+
+def one_per_seed(
+    label: str, runs: Sequence[Run], keys: Sequence[Hashable], score: str, warnings: list[str]
+) -> list[Run]:
+    """Return one run for each key, because a repetition of a run isn't a new observation.
+
+    This is the newest run that finished, or the newest one if none did. Appends to `warnings` if a newer one that
+    didn't finish is left out.
+    """
+    repetitions: dict[Hashable, list[Run]] = {}
+    for key, run in zip(keys, runs, strict=True):
+        repetitions.setdefault(key, []).append(run)
+    kept, unfinished = [], 0
+    for of in repetitions.values():
+        *_, best = sorted(of, key=lambda run: (is_complete(run, score), run.started))
+        unfinished += sum(run.started > best.started for run in of)
+        kept.append(best)
+    if unfinished:
+        warnings.append(
+            f"{label}: {plural(unfinished, 'run')} left out that didn't finish; an older run with the same setting and "
+            "seed did."
+        )
+    return kept
+
+
+def is_complete(run: Run, score: str) -> bool:
+    return run.status in ("finished", "stopped") and final_score(run, score) is not None
 
 
 def check_distinct(sides: Mapping[str, Sequence[Run]]) -> None:

@@ -18,7 +18,9 @@ from pgzoo.analysis.caveats import (
     check_distinct,
     finished,
     newest_setting,
+    one_per_seed,
     pooled_algorithms,
+    repeated,
     setting_differences,
 )
 from pgzoo.analysis.comparison import ComparisonData
@@ -211,10 +213,10 @@ def compare(
     curve = metric or CURVE
     score = FINAL if curve in RETURNS else curve
     loaded = iter(load([run for runs in chosen.values() for run in runs], curve, progress))
-    sides = [
-        Side(label, kinds[label], finished(label, [next(loaded) for _ in runs], warnings))
-        for label, runs in chosen.items()
-    ]
+    sides = []
+    for label, runs in chosen.items():
+        kept = one_per_seed(label, [next(loaded) for _ in runs], list(map(repeated, runs)), score, warnings)
+        sides.append(Side(label, kinds[label], finished(label, kept, warnings)))
     check_scores(sides, envs, curve, score)
     for name in envs:
         where = f"{name}: " if len(envs) > 1 else ""

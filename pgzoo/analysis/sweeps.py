@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgzoo.analysis.blocks import final_score
-from pgzoo.analysis.caveats import finished, without_evaluation
+from pgzoo.analysis.caveats import finished, one_per_seed, without_evaluation
 from pgzoo.analysis.compare import CURVE, RETURNS, Grouped
 from pgzoo.analysis.report import image_bytes
 from pgzoo.analysis.selection import FINAL, ProgressCallback, Run, RunIndex, load
@@ -182,16 +182,20 @@ def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]
             )
     scores: dict[str, dict[Values, float]] = {}
     for env in sorted({run.env for run in runs}):
-        here = [run for run in runs if run.env == env]
+        trained = sorted((run for run in runs if run.env == env), key=lambda run: run.started)
+        keys = [(values_of(settings[r.run_key], axes), r.seed if r.seed >= 0 else r.run_key) for r in trained]
+        here = one_per_seed(f"{algorithm} on {env}", trained, keys, score, warnings)
         warn_of_differences(algorithm, env, here, axes, warnings)
         for status, count in sorted(Counter(run.status for run in here).items()):
             if status not in ("finished", "stopped"):
                 warnings.append(f"{algorithm} on {env}: {plural(count, 'run')} {status}; scored at the last step.")
         warnings += without_evaluation(f"{algorithm} on {env}", here, score)
-        by_setting = seeds_by_setting(here, lambda run: values_of(settings[run.run_key], axes), score)
-        if lost := sum(not any(x is not None for x in of.values()) for of in by_setting.values()):
+        kept: dict[Values, list[float]] = {}
+        for run in here:
+            of = kept.setdefault(values_of(settings[run.run_key], axes), [])
+            of += [] if (value := final_score(run, score)) is None else [value]
+        if lost := sum(not of for of in kept.values()):
             warnings.append(f"{algorithm} on {env}: {plural(lost, 'setting')} left out, no final score.")
-        kept = {k: [x for x in of.values() if x is not None] for k, of in by_setting.items()}
         scores[env] = {setting: float(np.mean(of)) for setting, of in kept.items() if of}
         if not scores[env]:
             raise UsageError(f"No run of {algorithm} on {env} has a final score ({score}).")
@@ -206,16 +210,6 @@ def grid_of(algorithm: str, runs: Sequence[Run], score: str, warnings: list[str]
 
 def values_of(setting: Setting, axes: Sequence[str]) -> Values:
     return tuple(setting[key] for key in axes)
-
-
-def seeds_by_setting(
-    runs: Sequence[Run], values: Callable[[Run], Values], score: str
-) -> dict[Values, dict[int | str, float | None]]:
-    """Return the score of each setting and seed, of the newest run if a seed was trained twice."""
-    found: dict[Values, dict[int | str, float | None]] = {}
-    for run in sorted(runs, key=lambda run: run.started):
-        found.setdefault(values(run), {})[run.seed if run.seed >= 0 else run.run_key] = final_score(run, score)
-    return found
 
 
 def warn_of_differences(

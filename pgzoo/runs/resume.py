@@ -103,6 +103,9 @@ def resume(
     replaced |= {} if workers is None else {"workers": workers}
     with explain_missing_code(found, catalog, command):
         config = _config(found, saved, catalog, home, total_steps, replaced)
+    if from_step is not None and total_steps is not None:
+        for one in found:
+            _check_repeats_records(one, from_step, total_steps)
     for sentence in dict.fromkeys(s for one in tags for s in changes(one, catalog) + callbacks.warning(one)):
         _log.warning("%s", sentence)
     members = _members(found, config)
@@ -170,6 +173,22 @@ def _load(found: Found, from_step: int | None) -> Checkpoint | None:
         known = ", ".join(map(str, steps)) or "none"
         raise CheckpointError(f"Run {found.name} has no checkpoint at step {from_step}; there are: {known}.")
     return checkpoint.load(steps[from_step]) if from_step in steps else None
+
+
+def _check_repeats_records(found: Found, from_step: int, total_steps: int) -> None:
+    """Raise UsageError if a run repeats steps that are recorded already, but with another `total_steps`.
+
+    The journal keeps its records of these steps. They would be wrong, because an annealed learning rate depends on
+    `total_steps`.
+    """
+    layer = _config_yaml(found)
+    newest = max(map(checkpoint.step_of, checkpoint.paths((found.path or Path()) / checkpoint.FOLDER_NAME)), default=0)
+    if layer is not None and from_step < newest and total_steps != layer.values.get("total_steps"):
+        raise UsageError(
+            f"--from-step {from_step}: run {found.name} has records up to step {newest} or later. With another "
+            "--total-steps, these steps would be trained differently. Give only one of the two options, or start a "
+            "new run."
+        )
 
 
 def _initial_checkpoint(found: Found, member: Member, catalog: PluginCatalog) -> Checkpoint:

@@ -128,6 +128,20 @@ def test_the_newest_run_replaces_others_with_the_same_setting_and_seed(train: Tr
     assert keys("a", "b")[0] == ["g2-s0", "g2-s1", "g2-s2"]
 
 
+def test_a_newer_run_that_did_not_finish_does_not_replace_one_that_did(train: Train) -> None:
+    train("g1", [1, 2, 3], name="a")
+    train("g2", [9, 9], name="a", status="interrupted")
+    train("g3", [4, 5, 6], name="b")
+    found = pgzoo.compare("a", "b")
+    assert [run.run_key for run in found.sides[0].runs] == ["g1-s0", "g1-s1", "g1-s2"]
+    assert found.blocks[0].final[0].mean.value == 2.0
+    said = "a: 2 runs left out that didn't finish; an older run with the same setting and seed did."
+    assert said in found.warnings and not any("interrupted" in warning for warning in found.warnings)
+    train("g4", [7, 8], name="b", status="failed", seeds=[7, 8])
+    train("g5", [70, 80], name="b", status="interrupted", seeds=[7, 8])
+    assert keys("a", "b")[1] == ["g3-s0", "g3-s1", "g3-s2", "g5-s7", "g5-s8"]
+
+
 def test_scores_differences_and_curves_match_values_worked_out_by_hand(train: Train) -> None:
     train("a", [400, 500, 480, 490, 470])
     train("b", [100, 200, 300, 150, 250])
@@ -563,6 +577,17 @@ def sweep(train: Train, env: str, scores: dict[str, Sequence[float]], **options:
         group = f"{env} {setting}".replace("=", "-").replace(" ", "-")
         told = {"params": pairs, "tags": {"pgzoo.config.sweep": setting, "of": options.get("algorithm", "ppo")}}
         train(group, of, env=env, **{"algorithm": "ppo", "name": f"ppo {setting}", **told, **options})
+
+
+def test_a_setting_that_was_trained_again_is_scored_by_its_newest_finished_run(train: Train) -> None:
+    sweep(train, "A-v1", {"rate=1.0": [1, 2, 3], "rate=2.0": [4, 5, 6]})
+    told = {"params": {"rate": "1.0"}, "tags": {"pgzoo.config.sweep": "rate=1.0", "of": "ppo"}}
+    train("again", [90, 90, 90], env="A-v1", algorithm="ppo", status="interrupted", **told)
+    found = sensitivity("tag:of=ppo")
+    assert found.grids[0].scores["A-v1"] == {(1.0,): 2.0, (2.0,): 5.0}
+    assert any("3 runs left out that didn't finish" in warning for warning in found.warnings)
+    train("finished", [7, 7, 7], env="A-v1", algorithm="ppo", **told)
+    assert sensitivity("tag:of=ppo").grids[0].scores["A-v1"] == {(1.0,): 7.0, (2.0,): 5.0}
 
 
 def test_the_command_reports_the_sensitivity_of_a_sweep(train: Train) -> None:

@@ -221,6 +221,23 @@ def test_resuming_with_fewer_steps_than_are_done_is_refused(trained: Train, home
         again(catalog, home, whole.group, total_steps=100)
 
 
+@pytest.mark.parametrize("more", [500, 1200])
+def test_recorded_steps_are_not_repeated_with_another_number_of_steps(
+    trained: Train, home: Home, catalog: PluginCatalog, more: int
+) -> None:
+    """With the annealed learning rate, they would differ from their records, which the journal keeps."""
+    whole = trained(learning_rate_schedule="linear", checkpoint_every=100)
+    (run,) = home.runs.iterdir()
+    before = (run / "journal.jsonl").read_bytes()
+    *_, early, _, last = map(checkpoint.step_of, checkpoints(home, whole))
+    with pytest.raises(UsageError, match=f"--from-step {early}: run .* has records up to step {last}") as caught:
+        again(catalog, home, whole.group, from_step=early, total_steps=more)
+    assert caught.value.exit_code == 2 and (run / "journal.jsonl").read_bytes() == before
+    again(catalog, home, whole.group, from_step=last, total_steps=1200)
+    *_, early, _ = map(checkpoint.step_of, checkpoints(home, whole))
+    again(catalog, home, whole.group, from_step=early, total_steps=1200)
+
+
 def test_a_finished_run_is_not_resumed_with_fewer_steps(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     """Its policy would be evaluated as if it were that of fewer steps."""
     whole = trained()
@@ -515,8 +532,10 @@ def test_differences_names_the_steps_that_cannot_be_reproduced(
     lines = journal.read_text().splitlines(keepends=True)
     points = [k for k, line in enumerate(lines) if json.loads(line).get("steps") == [300]]
     journal.write_text("".join(lines[: points[0] + 1]))  # as if the run had been killed here
-    *_, before, _, _ = checkpoints(home, whole)
-    again(catalog, home, whole.group, from_step=checkpoint.load(before).env_steps, total_steps=more)
+    *_, _, later, last = checkpoints(home, whole)
+    shutil.rmtree(later)
+    shutil.rmtree(last)
+    again(catalog, home, whole.group, total_steps=more)
     (said,) = differences(found, catalog)
     assert f"was interrupted at step 300 and {how}: later steps can't be reproduced" in said
     same = reproduce(found, catalog)

@@ -185,8 +185,6 @@ class BestMean:
         self._new_steps, self._new_returns = array("q"), array("d")
         self._returns = np.zeros(0)
         """The last returns, at most 100."""
-        self._totals = np.zeros(1)
-        """The sum of all returns, before each of these and after the last one."""
         self._best = -np.inf
         self._solved_at = -1
 
@@ -219,11 +217,14 @@ class BestMean:
         """Compute the means that end with one of the new episodes."""
         steps, returns = np.array(self._new_steps), np.array(self._new_returns)
         del self._new_steps[:], self._new_returns[:]
-        totals = np.concatenate([self._totals[:-1], np.concatenate([self._totals[-1:], returns]).cumsum()])
-        with np.errstate(invalid="ignore"):  # a return that isn't finite makes all later means NaN
-            means = (totals[WINDOW:] - totals[:-WINDOW]) / WINDOW
-        self._returns, self._totals = np.concatenate([self._returns, returns])[-WINDOW:], totals[-WINDOW:]
-        self._best = float(np.maximum(self._best, means.max(initial=-np.inf)))
+        returns = np.concatenate([self._returns, returns])
+        self._returns = returns[-WINDOW:].copy()
+        if not steps.size or returns.size < WINDOW:
+            return
+        # each window is added up by itself: a running sum would stay wrong after a huge return or NaN
+        with np.errstate(invalid="ignore", over="ignore"):
+            means = np.convolve(returns, np.full(WINDOW, 1.0), "valid")[-len(steps) :] / WINDOW
+        self._best = float(np.fmax(self._best, np.fmax.reduce(means)))
         enough = np.flatnonzero(means >= self._threshold)
         if self._solved_at < 0 and enough.size:
             self._solved_at = int(steps[len(steps) - len(means) + enough[0]])

@@ -170,6 +170,20 @@ def test_best_mean_has_the_best_value_and_the_step_that_reached_the_threshold() 
     assert best.value == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("huge", [1e16, -1e300, np.nan])
+def test_a_huge_return_changes_only_the_means_that_include_it(huge: float) -> None:
+    best = BestMean(threshold=4.0)
+    best.add(range(120), [-1e300] * 19 + [huge] + [1.0] * 100)  # the first full window ends with the episode 99
+    best.add(range(120, 320), [3.0] * 100 + [5.0] * 100)
+    last = BestMean(threshold=4.0)
+    last.add(range(120, 320), [3.0] * 100 + [5.0] * 100)
+    assert (last.value, last.solved_at) == (5.0, 269)
+    if huge == 1e16:
+        assert best.value == pytest.approx(1e14)
+    else:
+        assert (best.value, best.solved_at) == (5.0, 269)
+
+
 @given(returns=st.lists(st.integers(-1000, 1000), max_size=700), cuts=st.lists(st.integers(0, 700), max_size=8))
 @settings(max_examples=30, deadline=None)
 def test_best_mean_is_the_maximum_over_all_windows_however_episodes_are_added(

@@ -6,9 +6,12 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["has_own_none", "normalize", "shorten", "validate"]
 
@@ -33,8 +36,7 @@ def validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str]
         details = error.errors(include_url=False)
         for detail in details[:MAX_ERRORS]:
             path = [str(part) for part in detail["loc"]]
-            message = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
-            message = (message[:1].lower() + message[1:]).replace("input should be", "must be", 1)
+            message = _message(detail)
             if not path:
                 errors.append(message)
             elif detail["type"] == "missing":
@@ -44,6 +46,25 @@ def validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str]
         if len(details) > MAX_ERRORS:
             errors.append(f"and {len(details) - MAX_ERRORS:,} more mistakes")
         return None
+
+
+PLAIN = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+}
+"""Messages for some of pydantic's kinds of errors, in words that don't name Python's types."""
+
+
+def _message(detail: ErrorDetails) -> str:
+    """Return what a value must be."""
+    if detail["type"] == "too_short":
+        return f"give at least {'one' if (least := detail['ctx']['min_length']) == 1 else least}"
+    text = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    return PLAIN.get(detail["type"], (text[:1].lower() + text[1:]).replace("input should be", "must be", 1))
 
 
 def normalize(value: Any, annotation: Any) -> Any:
@@ -103,6 +124,8 @@ def _unwrap(annotation: Any) -> tuple[Any, bool]:
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, Mapping | tuple | list) and not value:
+        return "nothing"
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_describe(part)}" for key, part in islice(value.items(), MAX_ITEMS))
     if isinstance(value, tuple | list):

@@ -26,8 +26,14 @@ class AdvantageSkew:
     def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Tensor:
         """Return the skewness `[S]`; 0 if all advantages are equal."""
         batch = batch_of(ctx, state, trajectory)
-        mean = weighted_mean(batch.advantages, batch.weights)
-        centered = batch.advantages - mean[:, None, None]
-        variance = weighted_mean(centered.square(), batch.weights)
-        third = weighted_mean(centered.square() * centered, batch.weights)
-        return torch.where(variance > 0, third / (variance * variance.sqrt()), 0.0)
+        return skewness(batch.advantages, batch.weights)
+
+
+def skewness(x: Tensor, weights: Tensor) -> Tensor:
+    """Return the skewness of `x [S, T, B]` over the rows with weight, `[S]`; 0 if all are equal."""
+    centered = torch.where(weights > 0, x - weighted_mean(x, weights)[:, None, None], 0.0)
+    largest = centered.abs().amax((-2, -1), keepdim=True)
+    centered = centered / torch.where(largest > 0, largest, 1.0)  # powers of very small numbers would be 0
+    variance = weighted_mean(centered.square(), weights)
+    third = weighted_mean(centered.square() * centered, weights)
+    return torch.where(variance > 0, third / (variance * variance.sqrt()), 0.0)

@@ -25,7 +25,7 @@ def as_names(given: Iterable[str | os.PathLike[str]] | os.PathLike[str], what: s
         UsageError: one is neither text nor a path. The message calls the argument `what`.
     """
     found = []
-    for one in [given] if isinstance(given, str | os.PathLike) else given:
+    for one in given if isinstance(given, Iterable) and not isinstance(given, str) else [given]:
         if not isinstance(one, str | os.PathLike):
             raise UsageError(f"{what}: expected names or paths, not {type(one).__name__}.")
         found.append(os.fspath(one))

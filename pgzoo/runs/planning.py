@@ -128,7 +128,7 @@ def make_plan(
         env_states=env_states,
         forgets=isinstance(collection, Steps) or resets_completely(request._replace(states=env_states)),
         compile_cache=compile_cache,
-        rollouts=_rollouts(config, backend_name, catalog, spec, needs),
+        rollouts=_rollouts(config, backend_name, catalog, spec, needs, resumed),
         initial=initial,
         make_env=make_env,
     )
@@ -188,14 +188,19 @@ def _diagnostics(plan: Plan, catalog: PluginCatalog) -> dict[str, Diagnostic]:
 
 
 def _rollouts(
-    config: RunConfig, backend: str, catalog: PluginCatalog, spec: Spec, needs: frozenset[str]
+    config: RunConfig, backend: str, catalog: PluginCatalog, spec: Spec, needs: frozenset[str], resumed: bool
 ) -> RolloutBackend | None:
     """Return the environments in worker processes that the run asks for.
 
-    Raises UsageError for a policy on a GPU.
+    Raises UsageError for a policy on a GPU, and for more workers than environments in a run that isn't resumed.
     """
     if not config.rollout_workers:
         return None
+    if config.rollout_workers > config.num_envs and not resumed:
+        raise UsageError(
+            f"--rollout-workers {config.rollout_workers}: a seed has {config.num_envs} environments to share. Give at "
+            f"most {config.num_envs}, or more environments with --num-envs."
+        )
     if config.device != "cpu":
         raise UsageError("--rollout-workers: the policy acts on the workers' CPUs. Use --device cpu, or 0 workers.")
     setup = {"imports": catalog.imports, "blocked": catalog.blocked, "threads": config.threads}

@@ -110,6 +110,26 @@ def test_a_number_with_hundreds_of_digits_is_rejected_with_a_short_message(
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": []}, "give at least one (got nothing)"),
+        ({"seeds": 2.5}, "must be a list (got 2.5)"),
+        ({"wrappers": 3}, "must be a list (got 3)"),
+        ({"env_kwargs": 3}, "must be a mapping (got 3)"),
+        ({"tags": {"a": 1}}, "must be text (got 1)"),
+        ({"save_best": "maybe"}, "must be true or false (got 'maybe')"),
+        ({"policy": {"hidden": 64}}, "must be a list (got 64)"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_rejected_in_plain_words(
+    catalog: PluginCatalog, given: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved(catalog, given)
+    assert str(caught.value).endswith(f": {message}")
+
+
 def test_memory_that_cannot_be_allocated_is_a_usage_error(catalog: PluginCatalog, home: Home) -> None:
     for policy in ({"critic_hidden": [10**13]}, {"name": "gru", "memory": 10**13}):
         with pytest.raises(UsageError, match=r"don't fit into memory: Unable to allocate .* Choose a smaller policy"):

@@ -136,7 +136,7 @@ def test_the_later_layer_wins_between_a_single_value_and_an_axis(
         ({"sweep_axis": {"target_kl": ["none", 0.1]}}, "must be a valid number (got 'none')"),
         ({"sweep_axis": {"gamma": []}}, "gamma has no value"),
         ({"sweep_axis": {"gamma": [0.5, 0.5]}}, "gamma has a value twice"),
-        ({"sweep_axis": 3}, "must be a valid dictionary"),
+        ({"sweep_axis": 3}, "must be a mapping"),
         ({"sweep_axis": {"gamma": [0.5]}, "gamma": 0.9}, "gamma is also given a single value"),
     ],
 )

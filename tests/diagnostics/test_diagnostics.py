@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgzoo.diagnostics.advantage_skew import AdvantageSkew
+from pgzoo.diagnostics.advantage_skew import AdvantageSkew, skewness
 from pgzoo.diagnostics.dead_units import DeadUnits
 from pgzoo.diagnostics.gradient_snr import GradientSNR
 from pgzoo.errors import ConfigError, UnfitError, UnknownName
@@ -80,6 +80,14 @@ def test_dead_units_are_counted(engine: Callable[..., Engine], activation: str, 
     assert before[0] < 3 / 8 and before[1].item() >= 3 / 8
     one.state.params[name][1] = dead
     assert measured(DeadUnits(), one)[1].item() >= 6 / 8
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-16, 1.0, 1e18])
+def test_skewness_does_not_depend_on_the_size_of_the_numbers(size: float) -> None:
+    """Of 0, 0, 0, 4: mean 1, variance 3, third central moment 6, skewness 6 / 3^1.5."""
+    x = size * torch.tensor([[[0.0, 0.0, 0.0, 4.0, 7.0]], [[1.0, 1.0, 1.0, 1.0, 7.0]]])
+    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]).expand(2, 1, 5)
+    assert skewness(x, weights).tolist() == pytest.approx([6 / 3**1.5, 0.0])
 
 
 def test_the_advantage_skew_matches_numpy(engine: Callable[..., Engine]) -> None:

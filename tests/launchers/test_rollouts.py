@@ -249,11 +249,13 @@ def test_a_collection_of_whole_episodes_can_be_cancelled(plan: MakePlan) -> None
     engine.close()
 
 
-def test_rollout_workers_with_cuda_or_python_objects_are_refused(
+def test_rollout_workers_with_cuda_python_objects_or_too_few_environments_are_refused(
     plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(UsageError, match=r"--rollout-workers: the policy acts on the workers' CPUs"):
         plan("ppo", rollout_workers=2, device="cuda")
+    with pytest.raises(UsageError, match=r"--rollout-workers 3: a seed has 2 environments to share. Give at most 2"):
+        plan("ppo", rollout_workers=3, num_envs=2)
     with pytest.raises(ConfigError, match=r"rollout_workers 2: these processes can't be given the objects mine:It"):
         check_objects({"mine:It": object()}, "local", 2)

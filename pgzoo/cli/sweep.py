@@ -187,7 +187,7 @@ def _search(
             require_optuna()
             config = compose(layer, catalog, preset=preset, file=file)
         chosen = SearchOptions(space=space, **{name: others[name] for name in options})
-        result = run_search(chosen, config, catalog, command=command_line(), progress=progress)
+        result = run_search(chosen, config, catalog, command=command_line(), progress=progress, fixed=given)
     _conclude(ctx, result, as_json)
 
 

@@ -67,6 +67,7 @@ class Display:
 
     def _note(self, rows: Sequence[TrialRow]) -> None:
         self._done = len(rows)
+        self._trials = max(self._trials, self._done)  # a study that is continued may already have more
         self._best = max(((row.score, row.number) for row in rows if row.score is not None), default=None)
 
     def _write(self, text: str) -> None:

@@ -104,7 +104,7 @@ class Search:
             finalists=tuple(sorted(finalists, key=lambda finalist: -finalist.fresh_score)),
             winner=winner,
             interrupted=interrupted,
-            planned=self.options.trials,
+            planned=max(self.options.trials, len(study.rows())),
             folder=study.folder,
         )
         if winner and self.options.save_preset:

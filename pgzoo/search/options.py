@@ -45,10 +45,13 @@ class SearchOptions:
         numbers = {"trials": self.trials, "top": self.top, "fresh_seeds": self.fresh_seeds, "batch": self.batch}
         numbers["jobs"] = self.jobs
         for name, number in numbers.items():
-            if number is not None and number < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be 1 or greater, got {number}.")
-        if self.max_hours is not None and not self.max_hours > 0:
-            raise ConfigError(f"--max-hours must be greater than 0, got {self.max_hours:g}.")
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if number is not None and not (whole and number >= 1):
+                raise ConfigError(f"--{name.replace('_', '-')} must be a whole number of 1 or greater, got {number!r}.")
+        if not isinstance(self.sampler_seed, int):
+            raise ConfigError(f"--sampler-seed must be a whole number, got {self.sampler_seed!r}.")
+        if self.max_hours is not None and not (isinstance(self.max_hours, int | float) and self.max_hours > 0):
+            raise ConfigError(f"--max-hours must be greater than 0, got {self.max_hours!r}.")
         for name, value, known in (
             ("objective", self.objective, ("final", "auc")),
             ("sampler", self.sampler, SAMPLERS),

@@ -7,12 +7,15 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgzoo.files import write_file
 from pgzoo.quiet import without_warnings
 from pgzoo.search.result import SweepResult
 from pgzoo.search.space import choice_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["write_report"]
 
@@ -99,9 +102,19 @@ def _plots(folder: Path, study: Any) -> Iterator[Path]:
             with without_warnings(), plt.rc_context({}):  # Optuna marks these functions as experimental
                 axes = getattr(drawn, function)(study)
                 figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+                if name == "parallel_coordinates":
+                    _move_color_bar(figure)
                 figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
                 plt.close(figure)
         except Exception as error:
             _log.warning("The plot %s of the study can't be drawn: %s: %s", name, type(error).__name__, error)
             continue
         yield _write(folder / f"{name}.png", image.getvalue())
+
+
+def _move_color_bar(figure: Figure) -> None:
+    """Move the color bar to the right: the labels of the last axis are between the two, such as 6 x 10⁻³."""
+    for axes in figure.axes:
+        if axes.get_label() == "<colorbar>":
+            place = axes.get_position()
+            axes.set_position((place.x0 + 0.1, place.y0, place.width, place.height))

@@ -95,7 +95,7 @@ class SweepResult:
         finalists: the best trials on fresh seeds, best first; empty if the search was interrupted before.
         winner: the finalist with the best score on fresh seeds.
         interrupted: whether Ctrl-C ended the search.
-        planned: the number of trials that were asked for.
+        planned: the number of trials that were asked for, or that have ended if these are more.
         folder: folder of the study.
         files: tables and plots in it.
         preset: the file with the winner's settings, if one was asked for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,12 +27,15 @@ from pgzoo.search.log import StudyLog
 from pgzoo.search.loop import Search
 from pgzoo.search.options import Pruner, Sampler, SearchOptions, require_optuna
 from pgzoo.search.result import SweepResult
-from pgzoo.search.space import checked_space, parse_search
+from pgzoo.search.space import checked_space, parse_search, refuse_fixed
 from pgzoo.search.storage import lost_storage
 from pgzoo.search.study import Study, read_study, worker_lock
 from pgzoo.search.trial import Objective
 
 __all__ = ["join_study", "run_search", "sweep"]
+
+OF_RANGES = ("cmaes", "qmc")
+"""Samplers that propose values of ranges, and draw all other settings at random."""
 
 
 def sweep(
@@ -119,7 +123,7 @@ def sweep(
         sampler_seed=sampler_seed,
         jobs=jobs,
     )
-    return run_search(options, base, catalog, command="pgzoo.sweep", progress=progress_mode(progress))
+    return run_search(options, base, catalog, command="pgzoo.sweep", progress=progress_mode(progress), fixed=settings)
 
 
 def run_search(
@@ -130,8 +134,11 @@ def run_search(
     command: str = "",
     progress: ProgressMode = "none",
     home: tracking.Home | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> SweepResult:
     """Search from a config whose settings are resolved. See `sweep`.
+
+    `fixed` are the settings in it that the user gave a value, rather than a preset or a file.
 
     An interruption (Ctrl-C) ends the search; finished trials are kept. See `SweepResult.interrupted`.
 
@@ -147,7 +154,9 @@ def run_search(
         raise ConfigError("A trial's score is over several seeds: give --seeds 2 or more.")
     if base.sweep_axis:
         raise ConfigError("sweep_axis and search can't be combined: give the values of the axis with --search.")
-    space = checked_space(parse_search(options.space), base, catalog)
+    given = parse_search(options.space)
+    refuse_fixed(given, fixed or {})
+    space = checked_space(given, base, catalog)
     tracking.check_store(tracking.resolve_uri(base.tracking_uri, home), home)
     if base.init_from:
         find_sources(base.init_from, [*base.seeds, *fresh_seeds(options, base)], base.tracking_uri)
@@ -160,12 +169,20 @@ def run_search(
         preset_file.check_target(options.save_preset)
     if options.sampler == "grid":
         space.grid(base)  # raises for a range
-    name = (
-        options.study or f"{base.algorithm}-{re.sub(r'[^A-Za-z0-9.]+', '-', base.env)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    if options.sampler in OF_RANGES and not space.ranges():
+        raise ConfigError(
+            f"--sampler {options.sampler} proposes values of ranges (KEY=A..B), and draws other settings at random; "
+            "this space has no range. Choose another sampler, such as tpe."
+        )
+    name = options.study or _new_name(base)
     folder = home.root / "studies" / name
     opened = Study(name, folder, options, space, base)
     return _search(opened, catalog, command, progress, home)
+
+
+def _new_name(base: RunConfig) -> str:
+    env = re.sub(r"[^A-Za-z0-9.]+", "-", base.env)
+    return f"{base.algorithm}-{env}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def join_study(

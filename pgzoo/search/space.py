@@ -27,6 +27,7 @@ __all__ = [
     "choice_label",
     "configure",
     "parse_search",
+    "refuse_fixed",
     "sample",
     "value_of",
 ]
@@ -48,7 +49,10 @@ NOT_SEARCHED = UNLOGGED | {
 """Run settings that have one value in a whole study."""
 
 DIGITS = 5
-"""Significant digits of a float that was drawn from a range, so that it can be typed."""
+"""Significant digits of a float that was drawn from a range, so that it can be typed; more in a narrow range."""
+
+STEPS = 3
+"""A range has at least 10 to this power different values."""
 
 SYNTAX = "KEY=A..B (a range), KEY=log:A..B (a range on a log scale) or KEY=A,B,C (choices)"
 
@@ -127,6 +131,15 @@ class Space:
             found.setdefault(json.dumps(setting), setting)
         return list(found.values())
 
+    def ranges(self) -> list[str]:
+        """Return the keys of the ranges that every trial has, whichever components are chosen."""
+
+        def always(key: str) -> bool:
+            chosen = self.dimensions.get(key.partition(".")[0])
+            return key not in self.owners or not isinstance(chosen, Choices) or set(chosen.values) <= self.owners[key]
+
+        return [key for key, dimension in self.dimensions.items() if isinstance(dimension, Range) and always(key)]
+
     def describe(self) -> dict[str, str]:
         """Return the dimensions as text, as they are typed."""
         return {key: str(dimension) for key, dimension in self.dimensions.items()}
@@ -163,6 +176,17 @@ def parse_search(search: Sequence[str] | Mapping[str, Any]) -> dict[str, Given]:
     if not found:
         raise ConfigError(f"Nothing to search: give --search with {SYNTAX}.")
     return found
+
+
+def refuse_fixed(given: Mapping[str, Given], settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a setting that is searched is among `settings`, those with a value of the user's own."""
+    fixed: dict[str, Any] = {}
+    for key, value in settings.items():
+        parts = value if key in COMPONENTS and isinstance(value, Mapping) else {"name": value}
+        fixed |= {key if name == "name" else f"{key}.{name}": part for name, part in parts.items()}
+    for key, one in given.items():
+        if key in fixed:
+            raise ConfigError(f"{one.where}: {key} is searched, and also has the value {fixed[key]}. Give only one.")
 
 
 def parse_dimension(value: Any, where: str) -> Dimension:
@@ -373,7 +397,9 @@ def choice_label(value: Any) -> Any:
 
 def round_setting(value: float, dimension: Range) -> float:
     """Return a float of a range with few significant digits, within the range."""
-    return min(max(float(f"{value:.{DIGITS}g}"), dimension.low), dimension.high)
+    width = abs(value) * math.log(dimension.high / dimension.low) if dimension.log else dimension.high - dimension.low
+    digits = min(17, max(DIGITS, STEPS + math.ceil(math.log10(abs(value) / width)))) if value else DIGITS
+    return min(max(float(f"{value:.{digits}g}"), dimension.low), dimension.high)
 
 
 def sample(space: Space, base: RunConfig, suggest: Callable[[str, Dimension], Any]) -> dict[str, Any]:

@@ -197,7 +197,8 @@ class Study:
         for trial in self.trials("FAIL"):
             if trial.number not in queued and SURPLUS not in trial.user_attrs:
                 kept = {key: value for key, value in trial.user_attrs.items() if key == "grid"}
-                self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "repeats": trial.number})
+                params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # queued ones, then drawn ones
+                self.optuna.enqueue_trial(params, user_attrs={**kept, "repeats": trial.number})
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:

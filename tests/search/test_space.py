@@ -221,3 +221,22 @@ def test_a_trial_config_differs_from_the_base_config_only_in_its_settings(
 def test_a_drawn_float_is_rounded_and_stays_in_its_range() -> None:
     assert round_setting(0.00031234567, Range(1e-4, 1e-2)) == 0.00031235
     assert round_setting(0.9999999, Range(0.9, 0.999999)) == 0.999999
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        *(Range(0.99999, 0.999999, log) for log in (False, True)),
+        *(Range(1e6, 1e6 + 10, log) for log in (False, True)),
+        Range(-3.00002, -3.0),
+        Range(-1.0, 1.0),
+        Range(1e-4, 1e-2, log=True),
+    ],
+    ids=str,
+)
+def test_a_range_has_many_values_however_narrow_it_is(dimension: Range) -> None:
+    low, high = dimension.low, dimension.high
+    values = [low + (high - low) * k / 500 for k in range(501)]
+    rounded = [round_setting(value, dimension) for value in values]
+    assert len(set(rounded)) == 501 and all(low <= value <= high for value in rounded)
+    assert rounded == pytest.approx(values, abs=(high - low) / 500)

@@ -105,6 +105,20 @@ def test_processes_that_ask_at_the_same_time_get_no_surplus_trials(tmp_path: Pat
     assert not one.trials("WAITING")
 
 
+def test_a_trial_that_is_put_back_before_its_values_were_drawn_keeps_the_queued_ones(tmp_path: Path) -> None:
+    catalog = discover()
+    base = compose(Layer({"algorithm": "ppo", "env": "CartPole-v1", "seeds": 2}, ".".join), catalog, preset="none")
+    options = SearchOptions(["epochs=1,2", "minibatches=3,4"], sampler="grid", study="s")
+    study = Study("s", tmp_path, options, checked_space(parse_search(options.space), base, catalog), base)
+    study.ask("me")
+    drawn = study.ask("me")
+    drawn.suggest_categorical("epochs", [1, 2])
+    for number in (0, 1):
+        study.put_back(number)
+    queued = [(one.user_attrs["repeats"], one.system_attrs["fixed_params"]) for one in study.trials()[-2:]]
+    assert queued == [(0, {"epochs": 1, "minibatches": 3}), (1, {"epochs": 1, "minibatches": 4})]
+
+
 def test_a_study_in_a_journal_file_detects_killed_processes_by_their_locks(tmp_path: Path) -> None:
     study = open_study(tmp_path, None)
     with suppress(ZeroDivisionError), worker_lock(tmp_path) as worker:

@@ -51,14 +51,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sweep(**options: Any) -> SweepResult:
-    return pgzoo.sweep("ppo", **{"search": SPACE, "trials": 5, "top": 2, "fresh_seeds": 3, **SETTINGS, **options})
+    given = {"search": SPACE, "trials": 5, "top": 2, "fresh_seeds": 3, **options}
+    return pgzoo.sweep("ppo", **{key: value for key, value in SETTINGS.items() if key not in given["search"]} | given)
 
 
 def scores(result: SweepResult) -> list[tuple[Any, ...]]:
     return [(row.number, row.status, row.settings, row.scores) for row in result.trials]
 
 
-def test_a_search_runs_from_the_first_trial_to_the_preset_and_can_be_extended(home: Path) -> None:
+def test_a_search_runs_from_the_first_trial_to_the_preset_and_can_be_extended(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = sweep(study="first", save_preset="best")
     assert [row.number for row in result.trials] == [0, 1, 2, 3, 4] and not result.interrupted
     assert all(row.status == "finished" and len(row.scores) == 2 for row in result.trials)
@@ -108,7 +111,10 @@ def test_a_search_runs_from_the_first_trial_to_the_preset_and_can_be_extended(ho
     again = sweep(study="first")
     assert scores(again) == scores(result) and again.finalists == result.finalists
     more = sweep(study="first", trials=6)
-    assert scores(more)[:5] == scores(result) and len(more.trials) == 6
+    assert scores(more)[:5] == scores(result) and len(more.trials) == more.planned == 6
+    fewer = sweep(study="first", trials=2, progress=True)
+    assert (len(fewer.trials), fewer.planned) == (6, 6)
+    assert "6 of 6 trials are done" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"study first exists with other settings: total_steps was 128, and is 256"):
         sweep(study="first", total_steps=256)
     with pytest.raises(ConfigError, match=r"--search learning_rate was log:0\.0001\.\.0\.1, and is 0\.1\.\.0\.2"):
@@ -206,7 +212,17 @@ def test_the_objective_can_be_the_area_under_the_learning_curve(home: Path) -> N
     [
         ({"seeds": 1}, "score is over several seeds: give --seeds 2 or more"),
         ({"sweep_axis": {"gamma": (0.9, 1.0)}}, "sweep_axis and search can't be combined"),
-        ({"trials": 0}, "--trials must be 1 or greater"),
+        ({"trials": 0}, "--trials must be a whole number of 1 or greater, got 0"),
+        ({"fresh_seeds": [5, 6]}, r"--fresh-seeds must be a whole number of 1 or greater, got \[5, 6\]"),
+        ({"jobs": 1.5}, "--jobs must be a whole number of 1 or greater, got 1.5"),
+        ({"max_hours": "2"}, "--max-hours must be greater than 0, got '2'"),
+        ({"learning_rate": 0.1}, r"search learning_rate: learning_rate is searched, and also has the value 0\.1"),
+        (
+            {"search": {"policy.activation": ["tanh", "relu"]}, "policy": {"activation": "tanh"}},
+            "search policy.activation: policy.activation is searched, and also has the value tanh",
+        ),
+        ({"search": {"estimator": ["gae", "n-step"]}, "estimator": "gae"}, "also has the value gae"),
+        ({"search": {"epochs": [1, 2]}, "sampler": "cmaes"}, "this space has no range. Choose another sampler"),
         ({"max_hours": 0}, "--max-hours must be greater than 0"),
         ({"sampler": "best"}, "--sampler must be one of tpe, random"),
         ({"study": "../a"}, "--study ../a: use letters"),
@@ -293,7 +309,8 @@ def test_trials_added_by_other_programs_are_excluded_and_reported(home: Path, ca
 
 def test_a_study_can_be_joined_and_deleted_by_name(home: Path) -> None:
     space = {**SPACE, "policy.hidden": [[4], [4, 4]], "target_kl": ["none", 0.1], "normalize_advantages": [True, False]}
-    begun = sweep(study="shared", search=space, trials=3, max_hours=1e-9, tags={"a": "b"})
+    options: dict[str, Any] = {"study": "shared", "search": space, "trials": 3, "policy": "mlp", "tags": {"a": "b"}}
+    begun = sweep(**options, max_hours=1e-9)
     assert begun.trials == () and begun.winner is None
     words = ["sweep", "--join", "shared", "--tracking-uri", "none", "--json"]
     done = CliRunner().invoke(main.program, words)
@@ -303,7 +320,7 @@ def test_a_study_can_be_joined_and_deleted_by_name(home: Path) -> None:
     key = joined["trials"][2]["run_keys"][0]
     config = yaml.safe_load((home / ".pgzoo/runs" / key / "artifacts/config.yaml").read_text())
     assert config["tags"].items() >= {"a": "b", "pgzoo.study": "shared", "pgzoo.trial": "2"}.items()
-    ended = sweep(study="shared", search=space, trials=3, tags={"a": "b"})
+    ended = sweep(**options)
     assert [list(row.scores) for row in ended.trials] == [row["scores"] for row in joined["trials"]] and ended.winner
     done = CliRunner().invoke(main.program, ["sweep", "--join", "other"])
     assert done.exit_code == 2 and "Error: No study other in " in done.stderr

@@ -119,8 +119,13 @@ def test_an_unfit_or_unknown_init_from_is_refused_before_a_run_is_created(
     for message, settings in refused.items():
         with pytest.raises(UnfitError, match=message):
             trained(init_from=key, **settings)
-    with pytest.raises(UnknownName, match='No run "nobody"'):
+    with pytest.raises(UnknownName, match=r'init_from: No run "nobody" .* Or give the folder of a saved policy\.'):
         trained(init_from="nobody")
+    Path("empty").mkdir()
+    with pytest.raises(UnknownName, match="the folder empty has no saved policy, and no run has this name"):
+        trained(init_from="empty")
+    with pytest.raises(UnknownName, match="init_from: there is no folder models/nobody"):
+        trained(init_from="models/nobody")
     assert sorted(home.runs.iterdir()) == before
 
 

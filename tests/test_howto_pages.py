@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,49 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 QUICK: dict[str, Any] = {"tracking_uri": "none", "eval_episodes": 2, "total_steps": 500}
 
 
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def code(page: str, kind: str) -> str:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    found = re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)
-    assert found
-    return found[1]
+    return blocks(page, kind)[0]
 
 
-def test_the_environment_in_custom_environment_md_trains_and_terminates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def corridor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The file `corridor.py` of custom-environment.md, in the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     Path("corridor.py").write_text(code("custom-environment.md", "python"), encoding="utf-8")
+    yield
+    sys.modules.pop("corridor", None)
+    for name in ("Corridor", "Corridor-v0"):
+        gym.registry.pop(name, None)
+
+
+@pytest.mark.usefixtures("corridor")
+def test_the_environment_in_custom_environment_md_trains_and_terminates() -> None:
     result = pgzoo.run("a2c", env="Corridor-v0", imports=["./corridor.py"], env_kwargs={"length": 8}, **QUICK)
     assert result.runs[0].status == "finished"
     corridor = gym.make("Corridor-v0", length=3)
-    del gym.registry["Corridor-v0"]
     assert corridor.observation_space.contains(corridor.reset(seed=0)[0])
     assert [corridor.step(1)[2] for _ in range(3)][-1]
+
+
+@pytest.mark.usefixtures("corridor")
+def test_the_python_blocks_of_custom_environment_md_work_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+
+    def quick_run(*args: Any, **settings: Any) -> None:
+        results.append(run(*args, **settings, **QUICK))
+
+    run = pgzoo.run
+    monkeypatch.setattr(pgzoo, "run", quick_run)
+    names: dict[str, Any] = {}
+    for block in blocks("custom-environment.md", "python")[1:]:  # the first is the file
+        exec(block, names)
+    assert [result.plan.config.env for result in results] == ["Corridor-v0", "corridor:Corridor"]
+    assert [result.status for result in results] == ["finished", "finished"]
 
 
 def test_the_network_in_custom_network_md_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

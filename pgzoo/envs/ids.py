@@ -37,9 +37,13 @@ __all__ = [
     "missing_package",
     "newer",
     "obstacle",
+    "register_object",
     "successor",
     "threshold",
 ]
+
+OBJECTS = "pgzoo-objects"
+"""The namespace of environments that were given as classes or functions."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,28 @@ def _registered(env_id: str) -> EnvSpec:
     raise EnvError(f"{_unknown(name)}{nearest}{advice} See: pgzoo envs")
 
 
+def register_object(name: str, make: Callable[..., Any]) -> None:
+    """Register a class or function that makes an environment under an id without a version.
+
+    Not with `gym.register`, which allows only one of `Corridor` and `Corridor-v0`: an author who registers the class
+    `Corridor` as `Corridor-v0` may also give a run the class, in either order.
+    """
+    spec = registration.EnvSpec(name, entry_point=make)
+    spec.namespace = OBJECTS
+    registration.registry[name] = spec
+
+
 def successor(env_id: str) -> str | None:
-    """Return the newest registered version of the same environment; None if the id is that version, or unknown."""
+    """Return the newest registered version of the same environment.
+
+    None if the id is that version, is unknown, or is registered without a version.
+    """
+    short = env_id.rpartition(":")[2]
     try:
-        namespace, name, version = registration.parse_env_id(env_id.rpartition(":")[2])
+        namespace, name, version = registration.parse_env_id(short)
     except gym.error.Error:
+        return None
+    if version is None and short in registration.registry:
         return None
     newest = registration.find_highest_version(namespace, name)
     if newest is None or newest == version:

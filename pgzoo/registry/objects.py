@@ -156,9 +156,11 @@ def register_env(name: str, imports: Iterable[str]) -> None:
     """Register the environment `module:qualname` with gymnasium, if it is a class or function of an imported module."""
     import gymnasium as gym
 
+    from pgzoo.envs.ids import register_object
+
     short = name.partition(":")[2]
     if ":" in name and short not in gym.registry and callable(make := find_imported(name, imports)):
-        gym.register(short, entry_point=make)
+        register_object(short, make)
 
 
 def components_of(kind: ObjectKind, thing: Any) -> tuple[Any, Any]:

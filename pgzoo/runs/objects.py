@@ -10,8 +10,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from pgzoo.envs.ids import register_object
 from pgzoo.errors import ConfigError
-from pgzoo.quiet import without_warnings
 from pgzoo.registry import PluginCatalog
 from pgzoo.registry.catalog import Entry, PluginInfo
 from pgzoo.registry.changes import PYTHON
@@ -127,8 +127,7 @@ def _register_env(make: Any) -> str:
         )
     module, _, name = name_object(make).partition(":")
     gym_id = re.sub(r"[^\w.]", "_", name)
-    with without_warnings():  # a notebook cell that is run again defines the function again
-        gym.register(gym_id, entry_point=make)
+    register_object(gym_id, make)
     return f"{module}:{gym_id}"
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 import pgzoo
 from pgzoo.algorithms.ppo import PPO
+from pgzoo.envs.ids import successor
 from pgzoo.errors import ConfigError, EnvError, PluginError, UnfitError, UnknownName
 from pgzoo.play.evaluation import environment_for
 from pgzoo.policies.mlp import MLP
@@ -36,7 +37,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     yield importlib.import_module("given")
     sys.modules.pop("given", None)
-    for name in ("Count", "make_short"):
+    for name in ("Count", "Count-v0", "make_short"):
         gym.registry.pop(name, None)
 
 
@@ -85,6 +86,19 @@ def test_runs_whose_environments_have_the_same_name_keep_their_own(given: Any, h
     results = [pgzoo.run("reinforce", env=length(k), **SHORT) for k in (3, 7)]
     assert len({result.plan.config.env for result in results}) == 1
     assert [result.evaluate(episodes=2).length_mean[0] for result in results] == [3.0, 7.0]
+
+
+@pytest.mark.parametrize("class_first", [True, False])
+def test_a_class_may_also_be_registered_with_a_version(given: Any, home: Home, class_first: bool) -> None:
+    def of_class() -> list[int]:
+        return pgzoo.run("reinforce", env=given.Count, **SHORT).runs[0].lengths.tolist()  # type: ignore[no-any-return]
+
+    def of_id() -> list[int]:
+        gym.register("Count-v0", given.Count, kwargs={"length": 3})
+        return pgzoo.run("reinforce", env="Count-v0", **SHORT).runs[0].lengths.tolist()  # type: ignore[no-any-return]
+
+    assert (of_class(), of_id()) == ([5, 5], [3, 3]) if class_first else (of_id(), of_class()) == ([3, 3], [5, 5])
+    assert successor("given:Count") is None
 
 
 def test_a_run_is_evaluated_in_its_environment_after_another_of_the_same_name_has_failed(

@@ -24,6 +24,9 @@ __all__ = ["command"]
 @click.option("--from-step", type=click.IntRange(min=0), metavar="N", help="Continue from the checkpoint at this step.")
 @click.option("--launcher", metavar="NAME", help="Where to train: local, processes; default: as the run did.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of processes that a launcher starts.")
+@click.option(
+    "--rollout-workers", type=click.IntRange(min=0), metavar="N", help="Number of processes that step the environments."
+)
 @click.option("--tracking-uri", metavar="URI", help="MLflow store to ask if the run isn't known on this machine.")
 @plugin_options
 @json_option
@@ -37,6 +40,7 @@ def command(
     from_step: int | None,
     launcher: str | None,
     workers: int | None,
+    rollout_workers: int | None,
     tracking_uri: str | None,
     imports: tuple[str, ...],
     blocked: tuple[str, ...],
@@ -55,8 +59,8 @@ def command(
 
     if others:
         raise click.UsageError(
-            f"{others[0]} can't be changed: a resumed run keeps its settings. Only --total-steps, --launcher and "
-            "--workers may change. For other settings start a new run.",
+            f"{others[0]} can't be changed: a resumed run keeps its settings. Only --total-steps, --launcher, "
+            "--workers and --rollout-workers may change. For other settings start a new run.",
             ctx,
         )
     found = find(run_id, Home.find(), tracking_uri)
@@ -73,6 +77,7 @@ def command(
             from_step=from_step,
             launcher=launcher,
             workers=workers,
+            rollout_workers=rollout_workers,
             command=command_line(),
             progress=progress,
             own_process=True,

@@ -33,6 +33,7 @@ class RolloutServer:
         from pgzoo.envs.spec import make_spec
         from pgzoo.registry import discover
         from pgzoo.registry.components import resolve_component
+        from pgzoo.registry.objects import register_env
         from pgzoo.training.plan import make_policy
         from pgzoo.training.rollout_parts import OwnRows
 
@@ -40,6 +41,7 @@ class RolloutServer:
         backend = make_backend(catalog.get("env_backend", setup["backend"]), catalog)
         states = make_states(catalog) if setup["saves"] else ()
         request, self.own = setup["request"]._replace(states=states), setup["own"]
+        register_env(request.id, catalog.imports)
         envs: Any = backend.open(request._replace(rows=len(self.own)))
         if hasattr(envs, "collect"):  # compiled code acts row by row, in all rows that have episodes left
             envs.close()

@@ -60,6 +60,7 @@ def resume(
     from_step: int | None = None,
     launcher: str | None = None,
     workers: int | None = None,
+    rollout_workers: int | None = None,
     command: str = "",
     progress: ProgressMode = "none",
     home: tracking.Home | None = None,
@@ -79,6 +80,7 @@ def resume(
         from_step: the step of the checkpoint to continue from; by default the newest. 0 starts again.
         launcher: replaces the launcher of the run.
         workers: replaces its number of workers.
+        rollout_workers: replaces its number of rollout workers, which doesn't change the results.
         command: what the user typed, for the tracker.
         progress: how to show progress; see `RunContext`.
         home: where the runs are; by default `Home.find()`.
@@ -101,6 +103,7 @@ def resume(
     if launcher is not None:
         replaced |= {"launcher": launcher, "workers": None, "cpus_per_shard": None, "gpus_per_shard": None}
     replaced |= {} if workers is None else {"workers": workers}
+    replaced |= {} if rollout_workers is None else {"rollout_workers": rollout_workers}
     with explain_missing_code(found, catalog, command):
         config = _config(found, saved, catalog, home, total_steps, replaced)
     if from_step is not None and total_steps is not None:

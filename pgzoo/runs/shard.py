@@ -27,6 +27,7 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
     from pgzoo.errors import PgzooError
     from pgzoo.launchers.protocol import SHARED_EVENTS, encode, load_resume_point
     from pgzoo.registry import discover
+    from pgzoo.registry.objects import register_env
     from pgzoo.runs.resolve import resolve
     from pgzoo.runs.runner import WorkerContext, run_config
     from pgzoo.tracking import Home
@@ -43,6 +44,7 @@ def train_shard(shard: Mapping[str, Any], control: Control, pipe: worker.Pipe) -
         given = dict(shard["config"])
         axes = {"sweep_axis": given.pop("sweep_axis", {})}  # each sweep value replaces the setting in the shared config
         config = resolve([Layer(given, ".".join), Layer(axes, ".".join)], catalog)
+        register_env(config.env, catalog.imports)
         import_wrappers(config.wrappers or ())  # the command that started this worker has checked them
         resume_point = load_resume_point(shard["group"], config, shard["resume"]) if shard["resume"] else None
         context = WorkerContext(shard["group"], control, send)

@@ -41,4 +41,4 @@ def test_a_run_is_resumed_for_more_steps_and_reproduced(shared: Folder) -> None:
     assert told["first"]["then"] - told["first"]["now"] == pytest.approx(1.0) and told["unlike"]
 
     _, err = shared.pgzoo("resume", key, "--gamma", "0.5", code=2)
-    assert "--gamma can't be changed" in err and "Only --total-steps, --launcher and --workers may change." in err
+    assert "--gamma can't be changed" in err and "--workers and --rollout-workers may change." in err

@@ -70,6 +70,15 @@ def test_resume_repro_and_evaluate_find_objects_in_imported_modules(given: Any, 
     assert pgzoo.evaluate(key, episodes=2, imports=["given"]).length_mean[0] == 5.0
 
 
+@pytest.mark.parametrize("where", [{"rollout_workers": 1}, {"launcher": "processes", "workers": 2}])
+def test_a_run_of_an_imported_class_can_be_resumed_in_other_processes(
+    given: Any, home: Home, where: dict[str, Any]
+) -> None:
+    result = pgzoo.run("reinforce", env=given.Count, seeds=2, **SHORT)
+    longer = resume(find(result.group, home), discover(imports=["given"]), total_steps=400, **where)
+    assert longer.status == "finished" and all(run.env_steps >= 400 for run in longer.runs)
+
+
 def test_a_run_with_local_objects_warns_that_it_cannot_be_resumed(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     def build(inputs: int, outputs: int) -> nn.Module:
         return nn.Linear(inputs, outputs)

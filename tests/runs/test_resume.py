@@ -79,6 +79,21 @@ def test_a_run_resumed_with_more_steps_equals_one_long_run(trained: Train, home:
     assert longer.speed == pytest.approx((longer.env_steps - short.env_steps) / longer.timing["loop"])
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "before", "after"),
+    [({}, 0, 2), ({"algorithm": "impala", "lag": 1, "rollout_steps": 20}, 2, 0)],
+    ids=["more", "fewer-lag"],
+)
+def test_a_run_resumed_with_other_rollout_workers_equals_one_long_run(
+    algorithm: dict[str, Any], before: int, after: int, trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    settings = {**algorithm, "learning_rate_schedule": "constant"}
+    short = trained(**settings, rollout_workers=before)
+    longer = again(catalog, home, short.group, total_steps=1000, rollout_workers=after)
+    assert longer.plan.config.rollout_workers == after and (longer.plan.rollouts is None) == (not after)
+    assert parameters(longer) == parameters(trained(**settings, total_steps=1000))
+
+
 @pytest.mark.parametrize("backend", ["native", "sync", "compiled"])
 def test_members_that_ended_before_the_others_are_resumed_exactly(
     backend: str, trained: Train, home: Home, catalog: PluginCatalog

@@ -169,6 +169,8 @@ class Policy(Protocol):
         buffers() -> Params: one member's tensors that are not learned by gradient, without the member axis;
         absorb(buffers, obs, valid) -> Params: updates the buffers with the observations `obs [S, T, N, *O]` of an
             update, using only those where `valid [S, T, N]` is True;
+        without_effect: the names of its settings that have no effect for these spaces, needs and other settings, each
+            with the reason, such as "has no critic". A run for which the user gave one of them is refused;
         footprint: the approximate numbers of its parameters, and of floats per row of a batch that a forward pass keeps
             for the backward pass. They are used to estimate the memory of a run with images.
     """

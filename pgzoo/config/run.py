@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 from os import PathLike, fspath
@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     SerializeAsAny,
     field_validator,
     model_validator,
@@ -218,6 +219,7 @@ class RunConfig(Settings):
     policy: Component
     estimator: Component
     settings: SerializeAsAny[Settings]
+    _asked: frozenset[str] = PrivateAttr(default=frozenset())
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -300,6 +302,17 @@ class RunConfig(Settings):
         if members > MAX_MEMBERS:
             raise ValueError(f"seeds and sweep_axis give {members:,} members; a run has at most {MAX_MEMBERS:,}")
         return self
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The settings of the policy that the user gave by name, not those from files, of trials and of other runs."""
+        return self._asked
+
+    def asking(self, names: Iterable[str]) -> RunConfig:
+        """Return the config with these names as `asked`."""
+        config = self.model_copy()
+        config._asked = frozenset(names)
+        return config
 
     def nested(self) -> dict[str, Any]:
         """Return the settings as in a settings file; `resolve` converts them back to an equal config."""

@@ -25,7 +25,7 @@ from pgzoo.types import Array, Distribution, Params, RowPolicy, Spec
 if TYPE_CHECKING:
     from pgzoo.config import ActionConfig
 
-__all__ = ["ActionHead", "ObsEncoder"]
+__all__ = ["ActionHead", "ObsEncoder", "unused_critic"]
 
 IMAGE_POLICIES = "Use --policy cnn or --policy impala-cnn."
 """Advice for a policy that is given images."""
@@ -90,6 +90,9 @@ class ActionHead:
 
     Source: Raffin, Kober & Stulp (2021), Smooth exploration for robotic reinforcement learning, section 3.
 
+    `without_effect` are the settings that have no effect on the distribution, each with the reason; see
+    `protocols.Policy`.
+
     Raises:
         UnfitError: the distribution doesn't fit the space or the needs of the algorithm.
     """
@@ -119,6 +122,7 @@ class ActionHead:
         self.outputs, self.log_std = self.family.outputs, config.log_std
         self.noise, self.noise_size, self.to_env = self.family.noise, self.family.noise_size, self.family.to_env
         self.noise_steps: int | None = 1
+        self.without_effect = _without_effect(self.family, config)
         self.sde = features is not None and bool(getattr(config, "sde", False))
         self.scale_shape: tuple[int, ...] = (self.family.scale_size,)
         if self.sde:
@@ -218,6 +222,26 @@ class ActionHead:
             )
         if self.family.name not in ("gaussian", "tanh"):
             raise UnfitError(f'{who}: the distribution "{self.family.name}" has no standard deviation; remove sde.')
+
+
+def unused_critic(needs: frozenset[str], *settings: str) -> dict[str, str]:
+    """Return these settings of a critic as having no effect, unless the policy needs one; see `protocols.Policy`."""
+    return {} if "value" in needs else dict.fromkeys(settings, "has no critic in this run")
+
+
+def _without_effect(family: Family, config: ActionConfig) -> dict[str, str]:
+    """Return the settings that have no effect on a distribution, with the reason."""
+    found = {}
+    has = f"has a {family.name} distribution, which has no"
+    if family.name not in ("gaussian", "tanh"):
+        found["log_std"] = f"{has} standard deviation"
+    elif config.state_std:
+        found["log_std"] = "computes the standard deviation from the observation (state_std)"
+    if family.name not in ("gaussian", "tanh", "beta"):  # tanh and beta rescale in any case
+        found["rescale"] = f"{has} actions to rescale"
+    if not getattr(config, "sde", False):
+        found["sde_sample_freq"] = "doesn't explore by gSDE (--policy.sde)"
+    return found
 
 
 def _log_std_of_state(features: Tensor, log_std: Tensor) -> Tensor:

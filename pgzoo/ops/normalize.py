@@ -98,6 +98,7 @@ class NormalizedPolicy:
         self.compiles = getattr(policy, "compiles", False)
         self.noise, self.noise_size, self.noise_steps = policy.noise, policy.noise_size, noise_steps(policy)
         self.memory_size = memory_size(policy)
+        self.without_effect = getattr(policy, "without_effect", {})
 
     def init(self, rng: np.random.Generator) -> Params:
         """As the wrapped policy."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgzoo.config import SDEConfig
 from pgzoo.ops.entries import VECTOR
-from pgzoo.ops.heads import ActionHead
+from pgzoo.ops.heads import ActionHead, unused_critic
 from pgzoo.ops.images import ChannelOrder, ImageInputs, StackName, by_member, conv_stack, recomputed_in_backward
 from pgzoo.ops.nets import MAX_LAYERS, Init, init_mlp, last_layer, layers_of, mlp_numpy, numpy_layers
 from pgzoo.types import ActorInputs, Array, Inputs, Output, Params, Spec
@@ -84,6 +84,7 @@ class CNN:
         self.head = ActionHead(spec, config, needs, who, self.last_size)
         self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
         self.to_env = self.head.to_env
+        self.without_effect = self.head.without_effect | unused_critic(needs, "critic")
         self.footprint = self._footprint()
 
     def _footprint(self) -> tuple[int, int]:

@@ -76,6 +76,7 @@ class GTrXL:
         self.encoder = ObsEncoder(spec.observation_space, who)
         self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
         self.to_env = self.head.to_env
+        self.without_effect = self.head.without_effect
         self.memory_size = config.blocks * config.memory * config.width + 1
 
     def init(self, rng: np.random.Generator) -> Params:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from pgzoo.config import SDEConfig
-from pgzoo.ops.heads import ActionHead, ObsEncoder
+from pgzoo.ops.heads import ActionHead, ObsEncoder, unused_critic
 from pgzoo.ops.nets import (
     MAX_LAYERS,
     Activation,
@@ -78,6 +78,9 @@ class MLP:
         self.head = ActionHead(spec, mlp_config, needs, who, self.features)
         self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
         self.to_env = self.head.to_env
+        self.without_effect = self.head.without_effect | unused_critic(needs, "critic", "critic_hidden")
+        if mlp_config.critic == "shared":
+            self.without_effect.setdefault("critic_hidden", "has a critic that shares the policy's layers")
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's layers; the last has small weights (gain 0.01), for nearly uniform first actions."""

@@ -84,6 +84,7 @@ class ModulePolicy:
         action = config if isinstance(config, ActionConfig) else ActionConfig()
         self.head = ActionHead(spec, action, needs, who)
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.without_effect = self.head.without_effect
         self.modules = {NET: self._built(np.random.default_rng(0), self.head.outputs)}
         if self.critic:
             self.modules[CRITIC] = self._built(np.random.default_rng(1), 1)

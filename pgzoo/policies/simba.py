@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from pgzoo.ops.heads import ActionHead, ObsEncoder
+from pgzoo.ops.heads import ActionHead, ObsEncoder, unused_critic
 from pgzoo.ops.nets import (
     MAX_LAYERS,
     init_mlp,
@@ -59,6 +59,7 @@ class Simba:
         self.encoder = ObsEncoder(spec.observation_space, who)
         self.noise, self.noise_size, self.noise_steps = self.head.noise, self.head.noise_size, self.head.noise_steps
         self.to_env = self.head.to_env
+        self.without_effect = self.head.without_effect | unused_critic(needs, "critic_width", "critic_blocks")
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's layers; the last has small weights (gain 0.01), for nearly uniform first actions."""

@@ -37,6 +37,7 @@ class Tabular:
         self.states, self.first, self.needs = int(space.n), int(space.start), needs
         self.head = ActionHead(spec, config, needs, who)
         self.noise, self.noise_size, self.to_env = self.head.noise, self.head.noise_size, self.head.to_env
+        self.without_effect = self.head.without_effect
 
     def init(self, rng: np.random.Generator) -> Params:
         """Return one member's tables `[states, outputs]` and `[states]`, all 0."""

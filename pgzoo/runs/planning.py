@@ -24,7 +24,7 @@ from pgzoo.protocols import Diagnostic, Policy
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.initial import load_initial
 from pgzoo.runs.memory import check_memory
-from pgzoo.runs.resolve import refuse_ignored
+from pgzoo.runs.resolve import refuse_ignored, refuse_without_effect
 from pgzoo.runs.rows import check_rows
 from pgzoo.training import added_critic
 from pgzoo.training.plan import Plan, checked_needs, info_keys, make_policy
@@ -65,7 +65,8 @@ def make_plan(
     Raises:
         UsageError: torch can't compute on the device, or the run can't fit into this machine's memory.
         EnvError: the environment can't be made.
-        UnfitError: two components don't fit each other, or the policy of `init_from` doesn't fit.
+        UnfitError: two components don't fit each other, a setting that the user gave would have no effect, or the
+            policy of `init_from` doesn't fit.
         UnknownName, StoreError: the run of `init_from` can't be found, or has no policy.
         PluginError: the code of a component raised.
     """
@@ -101,6 +102,8 @@ def make_plan(
     config, members = _with_choices(config, members, policy_choice)
     check_memory(config, spec, collection, len(members))
     policy = _policy(config, spec, needs, catalog)
+    if not resumed:
+        refuse_without_effect([(config.policy, policy)], config.asked)
     check_memory(config, spec, collection, len(members), policy)
     if not hasattr(algorithm, "loop"):
         check_rows(config, collection, bool(memory_size(policy)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pgzoo.registry.components import component, component_values, look_up
 from pgzoo.registry.files import make_importable
 from pgzoo.runs.presets import preset_layer
 
-__all__ = ["check_algorithm", "compose", "refuse_ignored", "resolve"]
+__all__ = ["check_algorithm", "compose", "refuse_ignored", "refuse_without_effect", "resolve"]
 
 _log = logging.getLogger("pgzoo")
 
@@ -71,7 +71,7 @@ def compose(
         if preset == "auto":
             report(f"Preset    {found.name}; without it: --preset none")
         layers.insert(0, _without_own_tags(found.layer))
-    return resolve(layers, catalog)
+    return resolve(layers, catalog).asking(component_values(given.values, "policy").keys() - {"name"})
 
 
 def _own_tags(layer: Layer) -> list[str]:
@@ -168,6 +168,24 @@ def refuse_ignored(config: RunConfig, algorithm: Any) -> None:
             f'Algorithm "{config.algorithm}" takes no gradient steps and uses the returns of episodes as they are, so '
             f"{ignored[0]} would have no effect. Remove it."
         )
+
+
+def refuse_without_effect(policies: Sequence[tuple[Component, Any]], names: Collection[str]) -> None:
+    """Raise UnfitError if one of the settings `names` has no effect on any of these policies that have it.
+
+    A policy says so in its attribute `without_effect`. The policies differ in settings that a search varies. A setting
+    that has its default everywhere is allowed.
+    """
+    for name in sorted(names):
+        having = [(part, policy) for part, policy in policies if name in type(part.settings).model_fields]
+        reasons = [getattr(policy, "without_effect", {}).get(name) for _, policy in having]
+        defaults = [type(part.settings).model_fields[name].default for part, _ in having]
+        values = [getattr(part.settings, name) for part, _ in having]
+        if reasons and all(reasons) and values != defaults:
+            raise UnfitError(
+                f'--policy.{name.replace("_", "-")} would have no effect: policy "{having[0][0].name}" {reasons[0]}. '
+                "Remove it."
+            )
 
 
 def _merge(layers: Sequence[Layer], settings_model: type[BaseModel]) -> tuple[dict[str, Any], Callable[[str], str]]:

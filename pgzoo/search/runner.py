@@ -27,7 +27,7 @@ from pgzoo.search.log import StudyLog
 from pgzoo.search.loop import Search
 from pgzoo.search.options import Pruner, Sampler, SearchOptions, require_optuna
 from pgzoo.search.result import SweepResult
-from pgzoo.search.space import checked_space, parse_search, refuse_fixed
+from pgzoo.search.space import check_effects, checked_space, parse_search, refuse_fixed
 from pgzoo.search.storage import lost_storage
 from pgzoo.search.study import Study, read_study, worker_lock
 from pgzoo.search.trial import Objective
@@ -157,6 +157,7 @@ def run_search(
     given = parse_search(options.space)
     refuse_fixed(given, fixed or {})
     space = checked_space(given, base, catalog)
+    check_effects(space, base, catalog)
     tracking.check_store(tracking.resolve_uri(base.tracking_uri, home), home)
     if base.init_from:
         find_sources(base.init_from, [*base.seeds, *fresh_seeds(options, base)], base.tracking_uri)

@@ -16,13 +16,16 @@ from pgzoo.config.run import UNLOGGED
 from pgzoo.config.validation import shorten
 from pgzoo.errors import ConfigError, UnfitError, UnknownName, did_you_mean
 from pgzoo.registry import PluginCatalog
-from pgzoo.runs.resolve import refuse_ignored, resolve
+from pgzoo.runs.planning import make_plan
+from pgzoo.runs.resolve import refuse_ignored, refuse_without_effect, resolve
+from pgzoo.training.plan import make_policy
 
 __all__ = [
     "Choices",
     "Dimension",
     "Range",
     "Space",
+    "check_effects",
     "checked_space",
     "choice_label",
     "configure",
@@ -298,6 +301,41 @@ def checked_space(given: Mapping[str, Given], base: RunConfig, catalog: PluginCa
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
     return Space(dimensions, owners)
+
+
+def check_effects(space: Space, base: RunConfig, catalog: PluginCatalog) -> None:
+    """Check that each setting of the policy that is searched or given has an effect in some trial.
+
+    The policies that are tried differ from that of `base` in one searched setting.
+
+    Raises:
+        EnvError: the environment can't be made.
+        UnfitError: a setting would have no effect.
+    """
+    searched = [key for key in space.dimensions if key.partition(".")[0] == "policy"]
+    names = base.asked | {key.partition(".")[2] for key in searched if key != "policy"}
+    if not names:
+        return
+    try:
+        plan = make_plan(base, catalog, resumed=True)
+    except UnfitError:  # other policies of the space may fit
+        return
+    configs = [plan.config]
+    for key in searched:
+        dimension = space.dimensions[key]
+        values = dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
+        owners = space.owners.get(key, ()) if "policy" in space.dimensions else ()
+        chosen = [{"policy": owner} for owner in sorted(owners)] or [{}]
+        configs += [configure(plan.config, {**one, key: value}, catalog) for one in chosen for value in values]
+    policies = []
+    for config in configs:
+        factory = catalog.get("policy", config.policy.name).load()
+        try:
+            policy = make_policy(factory, config.policy.settings, plan.spec, plan.needs, normalize_obs=False)
+        except UnfitError:  # the trial will say why
+            continue
+        policies.append((config.policy, policy))
+    refuse_without_effect(policies, names)
 
 
 def _component_names(kind: str, given: Mapping[str, Given], base: RunConfig) -> list[str]:

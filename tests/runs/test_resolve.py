@@ -14,11 +14,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import pgzoo
 from pgzoo.algorithms.ppo import PPOConfig
 from pgzoo.cli.options import given_settings, option_of, options
 from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.renaming import _warn_once, with_current_names
-from pgzoo.errors import ConfigError, UnknownName
+from pgzoo.errors import ConfigError, UnfitError, UnknownName
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.runs.resolve import compose, resolve
 from pgzoo.types import Steps
@@ -483,3 +484,59 @@ def test_the_error_for_a_value_given_by_a_former_name_uses_that_name(former: Plu
 def test_a_sweep_axis_may_use_a_former_name() -> None:
     layer = Layer({"sweep_axis": {"lambda_": (1.0, 2.0)}}, ".".join)
     assert with_current_names(layer, [Shaped]).values == {"sweep_axis": {"lam": (1.0, 2.0)}}
+
+
+class Stub:
+    """A policy of a plugin, with a setting that has no effect."""
+
+    noise, noise_size, without_effect = "uniform", 1, {"temperature": "never samples"}
+
+    def __init__(self, config: Any, spec: Any, needs: Any) -> None:
+        self.to_env = lambda actions: actions
+
+    def init(self, rng: Any) -> dict[str, Any]:
+        return {}
+
+    def apply(self, params: Any, inputs: Any) -> Any: ...
+
+    class config(ComponentConfig):  # noqa: N801
+        temperature: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "told"),
+    [
+        (
+            "ppo",
+            {"log_std": -1},
+            '--policy.log-std .*: policy "mlp" has a categorical distribution, which has no standard',
+        ),
+        ("ppo", {"rescale": True}, "--policy.rescale .* has no actions to rescale"),
+        (
+            "ppo",
+            {"name": "gru", "sde_sample_freq": 2},
+            '--policy.sde-sample-freq .*: policy "gru" doesn\'t explore by gSDE',
+        ),
+        ("ppo", {"critic": "shared", "critic_hidden": [8]}, "--policy.critic-hidden .* shares the policy's layers"),
+        ("reinforce", {"critic_hidden": [8]}, "--policy.critic-hidden .* has no critic in this run"),
+        ("reinforce", {"name": "simba", "critic_blocks": 1}, "--policy.critic-blocks .* has no critic"),
+        ("reinforce", {"name": Stub, "temperature": 2.0}, "--policy.temperature .* never samples"),
+    ],
+)
+def test_given_settings_of_the_policy_without_effect_are_refused(
+    algorithm: str, policy: dict[str, Any], told: str
+) -> None:
+    for normalize_obs in (False, True):
+        with pytest.raises(UnfitError, match=f"{told}.*Remove it"):
+            pgzoo.plan(algorithm, env="CartPole-v1", policy=policy, normalize_obs=normalize_obs)
+
+
+def test_settings_of_the_policy_without_effect_are_accepted_from_files_and_as_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "best.yml"
+    file.write_text("policy: {log_std: -1, sde_sample_freq: 8, rescale: true}\n")
+    for how in ({"config": file}, {"preset": file}, {"policy": {"log_std": 0.0, "rescale": False}}):
+        assert pgzoo.plan("ppo", env="CartPole-v1", **how).config.asked <= {"log_std", "rescale"}
+    plan = pgzoo.plan("ppo", env="Pendulum-v1", policy={"log_std": -1.0, "rescale": True, "distribution": "gaussian"})
+    assert plan.config.asked == {"log_std", "rescale", "distribution"}
+    pgzoo.plan("ppo", env="Pendulum-v1", policy={"distribution": "tanh", "rescale": True})  # tanh rescales anyway
+    assert pgzoo.plan("ars", env="CartPole-v1").config.policy.settings.log_std == -5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pgzoo.search.space import (
     Choices,
     Range,
     Space,
+    check_effects,
     checked_space,
     configure,
     parse_dimension,
@@ -193,6 +195,37 @@ def test_a_component_setting_is_omitted_when_another_component_is_drawn(
         assert value_of(config, kept) == drawn[kept]
     with pytest.raises(ConfigError, match=r"estimator\.n=2\.\.9: the sampler grid tries every combination"):
         space.grid(base)
+
+
+@pytest.mark.parametrize(
+    ("search", "env", "ignored"),
+    [
+        (["policy.log_std=-1..0"], "CartPole-v1", "--policy.log-std"),
+        (["policy.log_std=-1..0"], "Pendulum-v1", None),
+        (["policy=mlp,linear", "policy.rescale=true,false"], "CartPole-v1", "--policy.rescale"),
+        (["policy.sde_sample_freq=1,2"], "Pendulum-v1", "--policy.sde-sample-freq"),
+        (["policy.sde_sample_freq=1,2", "policy.sde=true,false"], "Pendulum-v1", None),
+        (["policy.distribution=beta,tanh", "policy.log_std=-1..0"], "Pendulum-v1", None),
+        (["gamma=0.9,1"], "CartPole-v1", None),
+    ],
+)
+def test_a_searched_setting_of_the_policy_must_have_an_effect_in_some_trial(
+    configure: Configure, catalog: PluginCatalog, search: list[str], env: str, ignored: str | None
+) -> None:
+    base = configure("ppo", env, seeds=(0, 1), total_steps=2000)
+    space = checked(base, catalog, *search)
+    refusal = pytest.raises(UnfitError, match=f"{ignored} would have no effect") if ignored else nullcontext()
+    with refusal:
+        check_effects(space, base, catalog)
+
+
+def test_a_given_setting_of_the_policy_must_have_an_effect_in_some_trial(
+    configure: Configure, catalog: PluginCatalog
+) -> None:
+    base = configure("ppo", "Pendulum-v1", policy={"sde_sample_freq": 2}).asking(["sde_sample_freq"])
+    check_effects(checked(base, catalog, "policy.sde=true,false"), base, catalog)
+    with pytest.raises(UnfitError, match=r"--policy\.sde-sample-freq would have no effect"):
+        check_effects(checked(base, catalog, "gamma=0.9,1"), base, catalog)
 
 
 def test_a_grid_has_each_combination_once(base: RunConfig, catalog: PluginCatalog) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from pgzoo.config import EVAL_MAX_STEPS, read_yaml
 from pgzoo.envs import ids
 from pgzoo.envs.choice import choose_backend, inspect_environment
-from pgzoo.errors import ConfigError, UnfitError, UnknownName
+from pgzoo.errors import ConfigError, StoreError, UnfitError, UnknownName
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.registry.objects import register_env
 from pgzoo.tracking.missing_code import explain_missing_code
@@ -37,6 +37,7 @@ __all__ = [
     "environment_for",
     "evaluate_policy",
     "find_policies",
+    "locate",
     "policy_of_run",
 ]
 
@@ -131,20 +132,35 @@ def find_policies(
         ConfigError: the folder's policy is damaged.
         UnknownName, StoreError: there is no such run, it has no policy, or the store can't be reached.
     """
-    from pgzoo.tracking import find
-
-    path = Path(ref)
-    folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
-    if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        playable = [PlayablePolicy(folder.resolve().name, load_policy(folder, catalog))]
+    runs = locate(ref, home, tracking_uri)
+    if isinstance(runs, Path):
+        playable = [PlayablePolicy(runs.name, load_policy(runs, catalog))]
     else:
-        runs = find(ref, home, tracking_uri)
         with explain_missing_code(runs, catalog, command):
             playable = [policy_of_run(found, catalog) for found in runs]
     for one in playable:
         if one.policy.env is not None:
             register_env(one.policy.env.id, catalog.imports)
     return playable
+
+
+def locate(ref: str, home: Home, tracking_uri: str | None = None) -> Path | list[Found]:
+    """Return the folder of a saved policy that `ref` names, by itself or one of its files, or else the runs.
+
+    Raises:
+        UnknownName, StoreError: there is neither such a folder nor such a run, or the store can't be reached.
+    """
+    from pgzoo.tracking import find
+
+    path = Path(ref)
+    folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
+    if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
+        return folder.resolve()
+    try:
+        return find(ref, home, tracking_uri)
+    except (UnknownName, StoreError) as error:
+        why = f"has no {DESCRIPTION}" if folder.is_dir() else "doesn't exist"
+        raise type(error)(f'{error} Nor is it a saved policy: the folder "{folder}" {why}.') from error
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from pgzoo.config import RunConfig
-from pgzoo.errors import ConfigError, UnfitError, UnknownName
+from pgzoo.errors import ConfigError, UnfitError
 from pgzoo.export.bundle import DESCRIPTION, TENSORS, LoadedPolicy, load_policy
 from pgzoo.ops.normalize import NormalizedPolicy
+from pgzoo.play.evaluation import locate
 from pgzoo.protocols import Policy
 from pgzoo.registry import PluginCatalog
-from pgzoo.tracking import NO_STORE, Home, find
+from pgzoo.tracking import NO_STORE, Home
 from pgzoo.training.plan import CRITIC, with_state_names
 from pgzoo.types import Params
 
@@ -36,18 +37,9 @@ def find_sources(ref: str, seeds: Sequence[int], tracking_uri: str | None = None
         ConfigError: there are several runs, and not exactly one for each seed.
         UnknownName, StoreError: there is no such run, it has no policy, or the store can't be reached.
     """
-    path = Path(ref)
-    folder = path.parent if path.name in (DESCRIPTION, TENSORS) else path
-    if (folder / DESCRIPTION).is_file() or (folder.is_dir() and len(path.parts) > 1):
-        return str(folder.resolve()), (folder.resolve(),) * len(seeds)
-    try:
-        runs = find(ref, Home.find(), None if tracking_uri == NO_STORE else tracking_uri)
-    except UnknownName as error:
-        if folder.is_dir():
-            raise UnknownName(f"init_from: the folder {ref} has no saved policy, and no run has this name.") from None
-        if len(path.parts) > 1:
-            raise UnknownName(f"init_from: there is no folder {ref}.") from None
-        raise UnknownName(f"init_from: {error} Or give the folder of a saved policy.") from None
+    runs = locate(ref, Home.find(), None if tracking_uri == NO_STORE else tracking_uri)
+    if isinstance(runs, Path):
+        return str(runs), (runs,) * len(seeds)
     chosen = [runs if len(runs) == 1 else [run for run in runs if run.seed == seed] for seed in seeds]
     for seed, found in zip(seeds, chosen, strict=True):
         if len(found) != 1:

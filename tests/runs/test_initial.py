@@ -104,7 +104,11 @@ def test_init_from_accepts_the_folder_of_a_saved_policy(
 
 
 def test_an_unfit_or_unknown_init_from_is_refused_before_a_run_is_created(
-    trained: Train, home: Home, capsys: pytest.CaptureFixture[str]
+    trained: Train,
+    home: Home,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = trained()
     key, before = first.runs[0].run_key, sorted(home.runs.iterdir())
@@ -119,13 +123,20 @@ def test_an_unfit_or_unknown_init_from_is_refused_before_a_run_is_created(
     for message, settings in refused.items():
         with pytest.raises(UnfitError, match=message):
             trained(init_from=key, **settings)
-    with pytest.raises(UnknownName, match=r'init_from: No run "nobody" .* Or give the folder of a saved policy\.'):
+    with pytest.raises(UnknownName, match='No run "nobody"'):
         trained(init_from="nobody")
-    Path("empty").mkdir()
-    with pytest.raises(UnknownName, match="the folder empty has no saved policy, and no run has this name"):
-        trained(init_from="empty")
-    with pytest.raises(UnknownName, match="init_from: there is no folder models/nobody"):
-        trained(init_from="models/nobody")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for ref, why in {
+        "savd/policy": "doesn't exist",
+        "savd/policy/policy.json": "doesn't exist",
+        "empty": "has no ",
+    }.items():
+        folder = ref.removesuffix("/policy.json")
+        with pytest.raises(UnknownName, match=f'No run "{ref}".*Nor is it a saved policy: the folder "{folder}" {why}'):
+            trained(init_from=ref)
+        with pytest.raises(UnknownName, match=f'the folder "{folder}" {why}'):
+            pgzoo.evaluate(ref)
     assert sorted(home.runs.iterdir()) == before
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgzoo.diagnostics.batches import batch_of, why_no_batch
-from pgzoo.ops.losses import weighted_mean
+from pgzoo.ops.losses import standardize, weighted_mean
 from pgzoo.protocols import UpdateContext
 from pgzoo.types import TrainState, Trajectory
 
@@ -30,10 +30,8 @@ class AdvantageSkew:
 
 
 def skewness(x: Tensor, weights: Tensor) -> Tensor:
-    """Return the skewness of `x [S, T, B]` over the rows with weight, `[S]`; 0 if all are equal."""
-    centered = torch.where(weights > 0, x - weighted_mean(x, weights)[:, None, None], 0.0)
-    largest = centered.abs().amax((-2, -1), keepdim=True)
-    centered = centered / torch.where(largest > 0, largest, 1.0)  # powers of very small numbers would be 0
-    variance = weighted_mean(centered.square(), weights)
-    third = weighted_mean(centered.square() * centered, weights)
-    return torch.where(variance > 0, third / (variance * variance.sqrt()), 0.0)
+    """Return the skewness of `x [S, T, B]`, `[S]`; 0 if all are equal up to rounding."""
+    largest = (x * weights).abs().amax((-2, -1))
+    unit = x / torch.where(largest > 0, largest, 1.0)[:, None, None]  # powers of small numbers would underflow
+    skew = weighted_mean(standardize(unit, weights) ** 3, weights)
+    return torch.where(weights.sum((-2, -1)) > 1, skew, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pgzoo.diagnostics.batches import why_no_batch
 from pgzoo.protocols import UpdateContext
@@ -35,13 +36,25 @@ class GradientSNR:
         return why_no_batch(plan)
 
     def measure(self, ctx: UpdateContext, state: TrainState, trajectory: Trajectory) -> Metrics:
-        """Return the ratio and the variance, `[S]` each; NaN for a trajectory that has only one minibatch."""
+        """Return the ratio and the variance, `[S]` each.
+
+        Both are NaN for a trajectory that has only one minibatch, and the ratio for gradients that are all 0.
+        """
         evaluated = ctx.evaluate_policy(state, trajectory)
         targets = ctx.estimate(state, trajectory, evaluated)
         loss = ctx.algorithm.loss
         batches = ctx.minibatches(state, trajectory, targets, evaluated, epochs=range(1), count=MINIBATCHES)
         gradients = [ctx.gradient(loss, state, batch)[1] for batch in batches]
-        mean = torch.stack(gradients).sum(0) / len(gradients)  # [S, P]
-        noise = torch.stack([(gradient - mean).square() for gradient in gradients]).sum(0)
-        variance = noise.sum(1) / (len(gradients) - 1) if len(gradients) > 1 else noise.sum(1) * torch.nan
-        return {"ratio": mean.square().sum(1) / variance, "variance": variance}
+        return signal_to_noise(torch.stack(gradients))
+
+
+def signal_to_noise(gradients: Tensor) -> Metrics:
+    """Return the ratio and the variance of `gradients [K, S, P]`, `[S]` each; see `GradientSNR.measure`."""
+    count = len(gradients)
+    largest = gradients.abs().amax((0, 2))
+    largest = torch.where(largest > 0, largest, 1.0)
+    unit = gradients / largest[:, None]  # squares of small numbers would underflow
+    mean = unit.sum(0) / count  # [S, P]
+    noise = (unit - mean).square().sum(0).sum(1)
+    variance = noise / (count - 1) if count > 1 else noise * torch.nan
+    return {"ratio": mean.square().sum(1) / variance, "variance": variance * largest.square()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgzoo.diagnostics.advantage_skew import AdvantageSkew, skewness
 from pgzoo.diagnostics.dead_units import DeadUnits
-from pgzoo.diagnostics.gradient_snr import GradientSNR
+from pgzoo.diagnostics.gradient_snr import GradientSNR, signal_to_noise
 from pgzoo.errors import ConfigError, UnfitError, UnknownName
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.runs.planning import make_plan
@@ -82,14 +82,6 @@ def test_dead_units_are_counted(engine: Callable[..., Engine], activation: str, 
     assert measured(DeadUnits(), one)[1].item() >= 6 / 8
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-16, 1.0, 1e18])
-def test_skewness_does_not_depend_on_the_size_of_the_numbers(size: float) -> None:
-    """Of 0, 0, 0, 4: mean 1, variance 3, third central moment 6, skewness 6 / 3^1.5."""
-    x = size * torch.tensor([[[0.0, 0.0, 0.0, 4.0, 7.0]], [[1.0, 1.0, 1.0, 1.0, 7.0]]])
-    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]).expand(2, 1, 5)
-    assert skewness(x, weights).tolist() == pytest.approx([6 / 3**1.5, 0.0])
-
-
 def test_the_advantage_skew_matches_numpy(engine: Callable[..., Engine]) -> None:
     one = engine("a2c", seeds=2, num_envs=3, rollout_steps=11)
     state, trajectory = one.collect(one.state)
@@ -99,6 +91,23 @@ def test_the_advantage_skew_matches_numpy(engine: Callable[..., Engine]) -> None
         x = advantages[member][trajectory.valid[member]].double().numpy()
         expected = ((x - x.mean()) ** 3).mean() / x.std() ** 3
         assert skew[member].item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-16, 1e-30, 1e30])
+def test_skewness_and_signal_to_noise_do_not_depend_on_the_scale(size: float) -> None:
+    x = torch.tensor([[[0.0, 1.0, 5.0, -2.0, 99.0]]])
+    weights = torch.tensor([[[1.0, 1.0, 1.0, 1.0, 0.0]]])
+    known = x[0, 0, :4].double().numpy()
+    expected = ((known - known.mean()) ** 3).mean() / known.std() ** 3
+    assert skewness(x * size, weights).item() == pytest.approx(expected, rel=1e-5)
+    gradients = torch.tensor([[[1.0, 2.0]], [[3.0, 2.5]]])
+    assert signal_to_noise(gradients * size)["ratio"].item() == pytest.approx((4 + 2.25**2) / 2.125, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-16, -7e8])
+def test_equal_advantages_have_skewness_zero(value: float) -> None:
+    assert skewness(torch.full((1, 1, 77), value), torch.ones(1, 1, 77)).item() == 0
+    assert skewness(torch.full((1, 1, 2), value), torch.tensor([[[1.0, 0.0]]])).item() == 0
 
 
 def test_the_gradient_snr_matches_separately_computed_gradients(engine: Callable[..., Engine]) -> None:

@@ -52,6 +52,9 @@ class Component(Settings):
         return {"name": self.name, **self.settings.model_dump(mode="json")}
 
 
+COUNT_OR_LIST = "give a count (10: seeds 0 to 9) or a list (3,5,8)"
+
+
 def _count_or_list(value: Any) -> Any:
     """Parse seeds: `10` means 0 to 9, `3,5,8` is a list."""
     if isinstance(value, str) and "," in value:
@@ -59,14 +62,18 @@ def _count_or_list(value: Any) -> Any:
     if isinstance(value, str | float | Integral) and not isinstance(value, bool):
         count = normalize(value, int)
         try:
-            count = count if isinstance(count, float) else int(count)
+            if isinstance(count, float):
+                raise ValueError
+            count = int(count)
         except ValueError:
-            raise ValueError("give a count (10: seeds 0 to 9) or a list (3,5,8)") from None
+            raise ValueError(COUNT_OR_LIST) from None
         if count < 1:
             raise ValueError("give at least one seed")
         if count > MAX_MEMBERS:
             raise ValueError(f"give at most {MAX_MEMBERS:,} seeds")
-        return count if isinstance(count, float) else tuple(range(count))
+        return tuple(range(count))
+    if isinstance(value, bool | Mapping) or not isinstance(value, Iterable):
+        raise ValueError(COUNT_OR_LIST)
     return value
 
 
@@ -86,7 +93,7 @@ class RunConfig(Settings):
     env: Annotated[str, Field(description="gymnasium id of the environment (pgzoo envs)", min_length=1)]
     seeds: Annotated[
         tuple[NonNegativeInt, ...],
-        Field(description="number of seeds (10 means 0 to 9) or a list (3,5,8); default: seed 0", min_length=1),
+        Field(description="number of seeds (10 means 0 to 9) or a list (3,5,8); default: seed 0"),
     ] = (0,)
     sweep_axis: Annotated[
         dict[str, tuple[float, ...]],

@@ -6,12 +6,9 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 __all__ = ["has_own_none", "normalize", "shorten", "validate"]
 
@@ -25,6 +22,19 @@ MAX_ITEMS = 20
 """Items of a list or mapping that a message shows."""
 
 
+PLAIN = {
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "too_short": "must have {min_length} or more items",
+    "too_long": "must have at most {max_length} items",
+}
+"""Messages in place of pydantic's, by the type of its error."""
+
+
 def validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str], errors: list[str]) -> Any:
     """Return the model for `values`; if they are invalid, add one line per mistake to `errors` and return None.
 
@@ -34,9 +44,15 @@ def validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str]
         return model.model_validate(dict(values))
     except ValidationError as error:
         details = error.errors(include_url=False)
+        texts = {detail["loc"][0] for detail in details if detail["type"] == "string_type"}
+        # a field that takes text or "none" has an error for each of the two
+        details = [d for d in details if d["type"] != "literal_error" or d["loc"][0] not in texts]
         for detail in details[:MAX_ERRORS]:
             path = [str(part) for part in detail["loc"]]
-            message = _message(detail)
+            message = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+            message = (message[:1].lower() + message[1:]).replace("input should be", "must be", 1)
+            if detail["type"] in PLAIN:
+                message = PLAIN[detail["type"]].format_map(detail.get("ctx", {}))
             if not path:
                 errors.append(message)
             elif detail["type"] == "missing":
@@ -46,25 +62,6 @@ def validate(model: Any, values: Mapping[str, Any], origin: Callable[[str], str]
         if len(details) > MAX_ERRORS:
             errors.append(f"and {len(details) - MAX_ERRORS:,} more mistakes")
         return None
-
-
-PLAIN = {
-    "tuple_type": "must be a list",
-    "list_type": "must be a list",
-    "dict_type": "must be a mapping",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be text",
-}
-"""Messages for some of pydantic's kinds of errors, in words that don't name Python's types."""
-
-
-def _message(detail: ErrorDetails) -> str:
-    """Return what a value must be."""
-    if detail["type"] == "too_short":
-        return f"give at least {'one' if (least := detail['ctx']['min_length']) == 1 else least}"
-    text = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
-    return PLAIN.get(detail["type"], (text[:1].lower() + text[1:]).replace("input should be", "must be", 1))
 
 
 def normalize(value: Any, annotation: Any) -> Any:
@@ -125,7 +122,7 @@ def _unwrap(annotation: Any) -> tuple[Any, bool]:
 
 def _describe(value: Any) -> str:
     if isinstance(value, Mapping | tuple | list) and not value:
-        return "nothing"
+        return repr(value)
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_describe(part)}" for key, part in islice(value.items(), MAX_ITEMS))
     if isinstance(value, tuple | list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,9 @@ def register_objects(settings: Mapping[str, Any], catalog: PluginCatalog) -> tup
     if env is not None and not isinstance(env, str):
         named["env"] = _register_env(env)
         objects[named["env"]] = catalog.environments[named["env"]] = env
-    if isinstance(wrappers := named.get("wrappers"), list | tuple):
+    wrappers = named.get("wrappers")
+    wrappers = (wrappers,) if inspect.isclass(wrappers) else wrappers
+    if isinstance(wrappers, list | tuple):
         named["wrappers"] = tuple(one if isinstance(one, str) else _name_wrapper(one) for one in wrappers)
     if entries:
         catalog.add(plugin, object(), entries)
@@ -132,6 +135,8 @@ def _register_env(make: Any) -> str:
 
 
 def _name_wrapper(wrapper: Any) -> str:
+    if not callable(wrapper):
+        raise ConfigError(f"wrappers: expected wrapper classes or their names, not {type(wrapper).__name__}.")
     name = name_object(wrapper)
     if not is_importable(name, wrapper) and not name.startswith("__main__:"):
         raise ConfigError(f"wrappers: {name} isn't a class at the top level of a module.")

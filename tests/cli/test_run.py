@@ -49,7 +49,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "environment": (("reinforce", "--env", "CartPol-v1"), 'Did you mean "CartPole-v1"? See: pgzoo envs'),
     "old environment": (("reinforce", "--env", "LunarLander-v2"), 'Use "LunarLander-v3", which replaced it.'),
     "no environment": (("reinforce",), "env is missing: give --env ID. See: pgzoo envs"),
-    "empty environment": (("reinforce", "--env", ""), "--env: string should have at least 1 character"),
+    "empty environment": (("reinforce", "--env", ""), "--env: must not be empty"),
     "environment keyword": ((*CARTPOLE, "--env-kwarg", "sutton_barto=1"), 'Did you mean "sutton_barto_reward"?'),
     "pair": ((*CARTPOLE, "--env-kwarg", "x"), "'--env-kwarg': expected K=V, got 'x'"),
     "axis": ((*CARTPOLE, "--sweep-axis", "gama=0.9,1"), '--sweep-axis: "gama" isn\'t a setting. Did you mean "gamma"?'),

@@ -18,7 +18,7 @@ from torch import nn
 import pgzoo
 from pgzoo.algorithms.ppo import PPO
 from pgzoo.envs.ids import successor
-from pgzoo.errors import ConfigError, EnvError, PluginError, UnfitError, UnknownName
+from pgzoo.errors import ConfigError, EnvError, PluginError, UnfitError, UnknownName, UsageError
 from pgzoo.play.evaluation import environment_for
 from pgzoo.policies.mlp import MLP
 from pgzoo.registry import discover
@@ -193,6 +193,7 @@ class Incomplete:
         ({"policy": 3}, "policy: expected a name, a torch module, its class, or a function"),
         ({"policy": lambda: nn.Linear(1, 1)}, r"must take \(inputs, outputs\)"),
         ({"env": 3}, "env: expected an id, or a class or function that makes the environment, not int"),
+        ({"wrappers": [3]}, "wrappers: expected wrapper classes or their names, not int"),
         ({"wrappers": [type("Local", (gym.Wrapper,), {})]}, "isn't a class at the top level of a module"),
     ],
 )
@@ -265,8 +266,10 @@ def test_the_processes_launcher_refuses_objects(given: Any, home: Home) -> None:
         pgzoo.run(given.Scaled, env="CartPole-v1", launcher="processes", **SHORT)
 
 
-def test_wrappers_may_be_classes() -> None:
-    plan = pgzoo.plan("random", env="CartPole-v1", total_steps=9, wrappers=[gym.wrappers.FlattenObservation])
+@pytest.mark.parametrize("several", [True, False])
+def test_wrappers_may_be_classes(several: bool) -> None:
+    wrapper = gym.wrappers.FlattenObservation
+    plan = pgzoo.plan("random", env="CartPole-v1", total_steps=9, wrappers=[wrapper] if several else wrapper)
     assert plan.config.wrappers == ("gymnasium.wrappers.transform_observation:FlattenObservation",)
 
 
@@ -278,3 +281,10 @@ def test_names_of_objects_do_not_resolve_to_code_outside_imported_modules(name: 
     assert name.partition(":")[2] not in gym.registry
     with pytest.raises(UnknownName, match=r'It is defined in Python|given defines no policy "'):
         discover(imports=["given"]).get("policy", name)
+
+
+@pytest.mark.parametrize("argument", ["imports", "no_plugin"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_imports_that_are_no_list_are_refused(argument: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{argument}: expected a list of names or paths, not {type(value).__name__}"):
+        pgzoo.plan("random", env="CartPole-v1", total_steps=9, **{argument: value})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import Layer, read_yaml
@@ -88,17 +89,20 @@ class Stage:
 
     @property
     def last_step(self) -> int:
-        """The last step in its records."""
-        return max((step for record in self.records for step in steps_of(record)), default=0)
+        """The last step in its records, those of episodes included."""
+        steps = (step for record in self.records for step in (*steps_of(record), *record.get("e", ((),))[0]))
+        return max(steps, default=0)
 
-    def comparable(self) -> list[Record]:
+    def comparable(self, ended_early: bool = False) -> list[Record]:
         """Return its records without the results of an interruption, which no other run has.
+
+        If the stage `ended_early`, none of its results are comparable.
 
         Where training continued after them, they are at an earlier step than its last metrics. The metrics of the last
         update may be at a step beyond `total_steps`; the results of a finished run are not.
         """
         last = self.last_step if self.total_steps is None else min(self.last_step, self.total_steps)
-        finished = self.finished
+        finished = self.finished and not ended_early
 
         def kept(record: Record) -> bool:
             return not _is_result(record) or (finished and max(steps_of(record)) >= last)
@@ -132,7 +136,7 @@ def differences(found: Found, catalog: PluginCatalog, command: str = "") -> list
         same_end = total_steps == stages[cut].total_steps
         how = "resumed with its open episodes restarted" if same_end else f"resumed with --total-steps {total_steps}"
         reasons.append(
-            f"{found.name} was interrupted at step {stages[cut].last_step:,} and {how}: later steps can't be "
+            f"{found.name} ended early at step {stages[cut].last_step:,} and {how}: later steps can't be "
             "reproduced and aren't compared."
         )
     return reasons
@@ -151,7 +155,7 @@ def reproduce(found: Found, catalog: PluginCatalog) -> Reproduction:
         raise UsageError(f"Run {found.name} ({found.run_key}) is unfinished. Resume it: pgzoo resume {found.run_key}")
     cut = _first_unfinished(stages)
     compared = stages if cut is None else stages[: cut + 1]
-    then = points(record for stage in compared for record in stage.comparable())
+    then = points(record for k, stage in enumerate(compared) for record in stage.comparable(ended_early=k == cut))
     with_callbacks = callbacks.TAG in _tags(stages)
     by_clock = read_yaml(found.artifact("config.yaml")).values.get("max_minutes") is not None
     last_step = max(stage.last_step for stage in compared)
@@ -251,5 +255,12 @@ def _is_result(record: Record) -> bool:
 
 
 def _first_unfinished(stages: Sequence[Stage]) -> int | None:
-    """Return the index of the first stage before the last one that was interrupted; None if there is none."""
-    return next((k for k, stage in enumerate(stages[:-1]) if not stage.finished), None)
+    """Return the index of the first stage that ended early and was continued; None if there is none.
+
+    It was interrupted, or ended by `max_minutes`.
+    """
+    for index, (stage, after) in enumerate(pairwise(stages)):
+        early = stage.total_steps is not None and stage.last_step < stage.total_steps
+        if not stage.finished or (early and after.last_step > stage.last_step):
+            return index
+    return None

@@ -34,7 +34,7 @@ from pgzoo.training import checkpoint
 from pgzoo.training.checkpoint import Checkpoint
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import Event
-from pgzoo.training.loop import Control, Progress
+from pgzoo.training.loop import Control, Progress, reached_goals
 
 if TYPE_CHECKING:
     from pgzoo.registry import PluginCatalog
@@ -118,8 +118,15 @@ def resume(
     for one, c in zip(found, checkpoints, strict=True):
         if total_steps is not None and total_steps <= c.env_steps and not _has_done(one, c, total_steps):
             raise UsageError(f"--total-steps {total_steps}: seed {one.seed} has already done {c.env_steps} steps.")
-    listeners = tuple(c.about["listeners"] for c in checkpoints)
-    resume_point = ResumePoint(found[0].group, members, _progress(config, checkpoints), listeners)
+    listeners, at = tuple(c.about["listeners"] for c in checkpoints), _progress(config, checkpoints)
+    if total_steps is not None and not at.state.active.any() and "stopped" in at.statuses:
+        row = at.statuses.index("stopped")
+        raise UsageError(
+            f"--total-steps {total_steps}: seed {found[row].seed} has stopped after {checkpoints[row].env_steps} "
+            f"steps, and stays stopped in a resumed run: {at.reasons[row]}. To train its policy for longer, start a "
+            f"new run with --init-from {found[row].run_key}."
+        )
+    resume_point = ResumePoint(found[0].group, members, at, listeners)
     return run_config(
         config,
         catalog,
@@ -135,11 +142,7 @@ def resume(
 
 def _progress(config: RunConfig, checkpoints: Sequence[Checkpoint]) -> Progress:
     """Return the progress of all members: those that have steps left to do are active again."""
-    active = [
-        c.about["status"] in ("running", "interrupted", "failed")
-        or (c.about["status"] == "finished" and _has_steps_left(config, c))
-        for c in checkpoints
-    ]
+    active = [_continues(config, c) for c in checkpoints]
     both = list(zip(active, checkpoints, strict=True))
     return Progress(
         checkpoint.assemble([c.state for c in checkpoints])._replace(active=np.array(active)),
@@ -147,6 +150,17 @@ def _progress(config: RunConfig, checkpoints: Sequence[Checkpoint]) -> Progress:
         tuple("" if runs else str(c.about["reason"]) for runs, c in both),
         forgets=all(c.about["resume"] == "exact" for c in checkpoints if c.state.collector is None),
     )
+
+
+def _continues(config: RunConfig, at: Checkpoint) -> bool:
+    """Return whether a member is trained further. One that `max_minutes` has ended is, as this limit restarts."""
+    match at.about["status"]:
+        case "finished":
+            return _has_steps_left(config, at)
+        case "stopped":
+            by_clock = config.max_minutes is not None and not reached_goals(config, at.state)[0]
+            return by_clock and _has_steps_left(config, at)
+    return True
 
 
 def _has_steps_left(config: RunConfig, at: Checkpoint) -> bool:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pgzoo.config import RunConfig
 from pgzoo.errors import RunFailed
 from pgzoo.training import plateau
 from pgzoo.training.activity import Activity, Cancelled
@@ -33,7 +34,7 @@ from pgzoo.training.plan import Plan
 from pgzoo.training.threads import limit_threads
 from pgzoo.types import RECENT, TrainState
 
-__all__ = ["Control", "Progress", "train"]
+__all__ = ["Control", "Progress", "reached_goals", "train"]
 
 LOOP_ENDED = object()
 
@@ -117,6 +118,18 @@ class Control:
     def take_stops(self) -> list[Stop]:
         """Return the stop requests since the last call."""
         return [self.stops.pop(0) for _ in range(len(self.stops))]  # another thread may append to this list
+
+
+def reached_goals(config: RunConfig, state: TrainState) -> list[str]:
+    """Return for each member why `stop_at` or `stop_on_plateau` ends its training; "" if they don't."""
+    goals = [""] * len(state.active)
+    stagnant = np.zeros_like(state.env_steps) if config.stop_on_plateau is None else plateau.steps_since_best(state)
+    for row in range(len(goals)):
+        if config.stop_at is not None and float(state.recent[row].mean()) >= config.stop_at:  # NaN if they are fewer
+            goals[row] = f"the mean return of {RECENT} episodes reached {config.stop_at:g}"
+        elif config.stop_on_plateau is not None and stagnant[row] >= config.stop_on_plateau:
+            goals[row] = f"no better mean return of {RECENT} episodes for {config.stop_on_plateau:,} steps"
+    return goals
 
 
 def train(plan: Plan, control: Control | None = None, resume_from: Progress | None = None) -> Generator[Event]:
@@ -292,17 +305,14 @@ class _TrainingRun:
 
         for row, reason in self.ctx.failures.items():
             end(row, "failed", reason)
-        stagnant = np.zeros_like(state.env_steps) if c.stop_on_plateau is None else plateau.steps_since_best(state)
+        goals = reached_goals(c, state)
         for row in range(len(active)):
             if c.total_steps is not None and state.env_steps[row] >= c.total_steps:
                 end(row, "finished", f"completed {c.total_steps:,} steps")
             if c.total_episodes is not None and state.episodes[row] >= c.total_episodes:
                 end(row, "finished", f"completed {c.total_episodes:,} episodes")
-            # the mean is NaN before that many episodes
-            if c.stop_at is not None and float(state.recent[row].mean()) >= c.stop_at:
-                end(row, "stopped", f"the mean return of {RECENT} episodes reached {c.stop_at:g}")
-            if c.stop_on_plateau is not None and stagnant[row] >= c.stop_on_plateau:
-                end(row, "stopped", f"no better mean return of {RECENT} episodes for {c.stop_on_plateau:,} steps")
+            if goals[row]:
+                end(row, "stopped", goals[row])
             if c.max_minutes is not None and seconds >= 60 * c.max_minutes:
                 end(row, "stopped", f"reached the limit of {c.max_minutes:g} minutes")
         for stop in self.control.take_stops():

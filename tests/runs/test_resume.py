@@ -467,7 +467,7 @@ def test_an_interrupted_and_resumed_run_is_reproduced(
     (found,) = find(result.group, home)
     same = reproduce(found, catalog)
     assert same.first is None and same.until == (38 if more else None)
-    cut = "was interrupted at step 38 and resumed with --total-steps 1200"
+    cut = "ended early at step 38 and resumed with --total-steps 1200"
     assert [cut in reason for reason in differences(found, catalog)] == ([] if more is None else [True])
 
 
@@ -519,6 +519,35 @@ def test_a_run_that_ended_by_its_time_limit_is_reproduced_without_the_limit(
     assert same.first is None and same.until is None and same.compared > 5
 
 
+@pytest.mark.parametrize("more", [None, 10**6 + 1])
+def test_a_run_that_ended_by_its_time_limit_is_trained_further_when_it_is_resumed(
+    trained: Train, home: Home, catalog: PluginCatalog, more: int | None
+) -> None:
+    """The limit restarts. A run that reached its goal stays ended."""
+    settings = {"max_minutes": 0.01, "log_every": 100, "compile": "off", "learning_rate_schedule": "linear"}
+    first = trained(total_steps=10**6, **settings)
+    later = again(catalog, home, first.group, total_steps=more)
+    assert (first.runs[0].status, later.runs[0].status) == ("stopped", "stopped")
+    assert later.runs[0].env_steps > first.runs[0].env_steps and "limit of 0.01 minutes" in later.runs[0].reason
+    (found,) = find(first.group, home)
+    same = reproduce(found, catalog)
+    assert same.first is None and same.compared > 0 and (same.until is None) == (more is None)
+
+
+@pytest.mark.parametrize("goal", [{"stop_at": 5.0}, {"stop_on_plateau": 1}])
+def test_a_run_that_reached_its_goal_is_not_trained_further(
+    trained: Train, home: Home, catalog: PluginCatalog, goal: dict[str, Any]
+) -> None:
+    first = trained(total_steps=10**6, max_minutes=5, **goal)
+    assert first.runs[0].status == "stopped" and "mean return" in first.runs[0].reason
+    (run,) = home.runs.iterdir()
+    before = (run / "journal.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=r"seed 0 has stopped after \d+ steps, .* new run with --init-from") as caught:
+        again(catalog, home, first.group, total_steps=2 * 10**6)
+    assert caught.value.exit_code == 2 and (run / "journal.jsonl").read_bytes() == before
+    assert again(catalog, home, first.group).runs[0].env_steps == first.runs[0].env_steps
+
+
 def test_an_extended_run_is_reproduced_in_the_same_stages(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     settings = {"log_every": 100, "learning_rate_schedule": "linear"}
     short = trained(**settings)
@@ -531,14 +560,15 @@ def test_an_extended_run_is_reproduced_in_the_same_stages(trained: Train, home: 
 
 
 @pytest.mark.parametrize(
-    ("env", "more", "how"),
+    ("env", "more", "how", "with_episode"),
     [
-        ("CartPole-v1", 1200, "resumed with --total-steps 1200"),
-        ("probe/Corridor-v0", None, "resumed with its open episodes restarted"),
+        ("CartPole-v1", 1200, "resumed with --total-steps 1200", False),
+        ("CartPole-v1", 1200, "resumed with --total-steps 1200", True),
+        ("probe/Corridor-v0", None, "resumed with its open episodes restarted", False),
     ],
 )
 def test_differences_names_the_steps_that_cannot_be_reproduced(
-    trained: Train, home: Home, catalog: PluginCatalog, env: str, more: int | None, how: str
+    trained: Train, home: Home, catalog: PluginCatalog, env: str, more: int | None, how: str, with_episode: bool
 ) -> None:
     whole = trained(env=env, log_every=100, learning_rate_schedule="linear", checkpoint_every=100)
     (found,) = find(whole.group, home)
@@ -546,15 +576,20 @@ def test_differences_names_the_steps_that_cannot_be_reproduced(
     journal = found.path / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     points = [k for k, line in enumerate(lines) if json.loads(line).get("steps") == [300]]
-    journal.write_text("".join(lines[: points[0] + 1]))  # as if the run had been killed here
-    *_, _, later, last = checkpoints(home, whole)
+    end = points[0] + 1
+    if with_episode:  # that ended after the last point
+        end = next(k for k in range(end, len(lines)) if json.loads(lines[k]).get("e")) + 1
+        assert "steps" not in json.loads(lines[end - 1])
+    last = max(300, *(step for line in lines[:end] for step in json.loads(line).get("e", [[]])[0]))
+    journal.write_text("".join(lines[:end]))  # as if the run had been killed here
+    *_, _, later, newest = checkpoints(home, whole)
     shutil.rmtree(later)
-    shutil.rmtree(last)
+    shutil.rmtree(newest)
     again(catalog, home, whole.group, total_steps=more)
     (said,) = differences(found, catalog)
-    assert f"was interrupted at step 300 and {how}: later steps can't be reproduced" in said
+    assert f"ended early at step {last} and {how}: later steps can't be reproduced" in said
     same = reproduce(found, catalog)
-    assert same.first is None and same.until == 300
+    assert same.first is None and same.until == last
 
 
 def test_a_checkpoint_of_the_first_release_can_be_resumed(trained: Train, home: Home, catalog: PluginCatalog) -> None:

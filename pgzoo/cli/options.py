@@ -204,10 +204,12 @@ def read_pairs(flag: str) -> Callable[[click.Context, click.Parameter, tuple[str
 
 
 def _scalar(text: str) -> Any:
-    """Read a keyword's value as YAML does: 3, 0.5, true, text."""
+    """Read a keyword's value as YAML does: 3, 0.5, 1e-3, true, text."""
     import yaml
 
+    from pgzoo.config.files import yaml_loader
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, yaml_loader())  # a safe one
     except (yaml.YAMLError, ValueError):
         return text

@@ -58,7 +58,8 @@ def conclude(ctx: click.Context, result: Result, as_json: bool, progress: Progre
         raise RunFailed(f"{result.error}\n{UNTRAINED}") from result.error.__cause__
     if result.error:
         raise result.error
-    ctx.exit(EXIT_CODES.get(result.status, 0 if result.verified else 1))
+    complete = result.verified and not result.pending.lost
+    ctx.exit(EXIT_CODES.get(result.status, 0 if complete else 1))
 
 
 def _print_json(result: Result) -> None:
@@ -241,9 +242,10 @@ def _print_next_steps(result: Result) -> None:
         f"          group {result.group}",
     ]
     commands = [] if untracked else [f"pgzoo ui{where}"]
-    if any(run.status == "interrupted" for run in result.runs):
+    if result.pending.lost or any(run.status == "interrupted" for run in result.runs):
         commands.append(f"pgzoo resume {which}")
-    if result.error is None or any(run.env_steps for run in result.runs):  # else no seed has a trained policy
+    trained = result.error is None or any(run.env_steps for run in result.runs)
+    if trained and not result.pending.lost:  # the policy may be among what was lost
         commands.append(f"pgzoo {'compare' if len(settings) > 1 else 'evaluate'} {which}")
     lines += [f"{'' if row else 'Next':10}{command}" for row, command in enumerate(commands)]
     out.print(visible("\n".join(lines)), soft_wrap=True, markup=False)
@@ -304,7 +306,11 @@ def _warn(result: Result) -> None:
         were = "was" if dropped == 1 else "were"
         common.echo(f"Omitted from the curves: {plural(dropped, 'value')} that {were} NaN or infinite.", err=True)
     if lost := result.pending.lost:
-        common.echo(f"Lost because the disk was full: {plural(lost, 'record')}.", err=True)
+        common.echo(
+            f"Lost because the disk was full: {plural(lost, 'record')}. When there is space, pgzoo resume trains again "
+            "from the last checkpoint and writes what is missing.",
+            err=True,
+        )
     reasons = list(_refusals(result).values())
     for reason in dict.fromkeys(reasons):
         runs = plural(reasons.count(reason), "run")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pgzoo.errors import ConfigError
 
-__all__ = ["Layer", "read_yaml"]
+__all__ = ["Layer", "read_yaml", "yaml_loader"]
 
 STRING_TAG = "tag:yaml.org,2002:str"
 
@@ -43,18 +45,32 @@ def read_yaml(path: str | Path) -> Layer:
         raise ConfigError(f"{path}: the settings are nested too deeply.") from None
 
 
+@lru_cache
+def yaml_loader() -> type[Any]:
+    """Return YAML's safe loader, in which 1e-3 is a number: YAML 1.1 demands 1.0e-3 and takes the other for text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Also reads floats without a dot."""
+
+    number = re.compile(r"[-+]?\d+[eE][-+]?\d+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
+
+
 def _parse(path: Path, text: str) -> Layer:
     import yaml
 
+    loader = yaml_loader()
     try:
         if len(text) > MAX_VALUES:  # a shorter file can't have as many values
-            nodes = (event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.NodeEvent))
+            nodes = (event for event in yaml.parse(text, loader) if isinstance(event, yaml.NodeEvent))
             if next(islice(nodes, MAX_VALUES, None), None):
                 raise ConfigError(f"{path}: the settings have over {MAX_VALUES:,} values.")
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = yaml.compose(text, loader)
         if root is not None:
             _count_values(root, path, {})
-        values = yaml.safe_load(text)
+        values = yaml.load(text, loader)  # a safe one
     except ValueError as error:  # such as a date that doesn't exist
         raise ConfigError(f"{path}: not valid YAML: {error}.") from error
     except yaml.YAMLError as error:

@@ -91,6 +91,8 @@ def read_step(env_id: str, result: Any) -> tuple[Any, Any, bool, bool, Mapping[s
         if type(truncated) is not bool:
             truncated = _flag(env_id, "truncated", truncated)
         return obs, reward, terminated, truncated, info
+    if isinstance(result, tuple) and len(result) == 5:
+        raise EnvError(f'environment "{env_id}" returned {_shown(result[4])} as info from step; expected a mapping.')
     count = f"{len(result)} values" if isinstance(result, tuple) else _shown(result)
     raise EnvError(f'environment "{env_id}" returned {count} from step; expected {STEP_RESULT}.')
 
@@ -254,7 +256,7 @@ def _flag(env_id: str, name: str, value: Any) -> bool:
     if type(value) is np.bool_:  # the result of a comparison in numpy, common and worth a short way
         return bool(value)
     array = np.asarray(value)
-    if array.size == 1 and (array.dtype.kind in "biuf" or value is None):
+    if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
         return bool(array.item())
     raise EnvError(f'environment "{env_id}" returned {_shown(value)} as {name} from step; expected one bool.')
 

@@ -35,6 +35,12 @@ CLIP = 10.0
 
 EPS = 1e-8
 
+SINGLE = (torch.float32, torch.float16, torch.uint8, torch.int8, torch.int16)
+"""Types of observations that are normalized in single precision, which has all of their values. For all others the mean
+is subtracted in double precision: the numbers may be large, and differ by little."""
+
+SINGLE_NUMPY = tuple(np.dtype(str(dtype).removeprefix("torch.")) for dtype in SINGLE)
+
 
 def moments(*shape: int) -> Params:
     """Return initial moments: `count []`, `mean` and `square` (sum of squared differences from it), `shape`."""
@@ -123,23 +129,27 @@ class NormalizedPolicy:
 
     def normalize(self, params: Params, obs: Any) -> Any:
         """Return normalized observations `[S, T, B, *O]`; packed ones are unpacked."""
-        mean, std = self._scale(params)
         at = (slice(None), None, None)
 
         def normalize(obs: Tensor) -> Tensor:
-            normalized = ((obs - mean[at]) / std[at]).clamp(-CLIP, CLIP)
+            mean, std = self._scale(params)
+            if obs.dtype in SINGLE:
+                mean, std = mean.float(), std.float()
+            normalized = ((obs - mean[at]) / std[at]).clamp(-CLIP, CLIP).float()
             return normalized if self.images is None else torch.where(self.images.to(obs.device), obs, normalized)
 
         return self._with_vector(obs, normalize)
 
     def actor(self, params: Params) -> Actor:
         """Act on raw observations."""
-        mean, std = (scale[:, None].numpy() for scale in self._scale(params))
+        exact = [scale[:, None].numpy() for scale in self._scale(params)]
+        single = [scale.astype(np.float32) for scale in exact]
         inner = actor_for(self.policy, self._rest(params))
 
         images = None if self.images is None else self.images.numpy()
 
         def normalize(obs: Array) -> Array:
+            mean, std = single if obs.dtype in SINGLE_NUMPY else exact
             normalized = np.clip((obs - mean) / std, -CLIP, CLIP).astype(np.float32, copy=False)
             return normalized if images is None else np.where(images, obs, normalized).astype(np.float32)
 
@@ -156,7 +166,7 @@ class NormalizedPolicy:
         )
         if inner is None:
             return None
-        return inner._replace(moments=np.stack([scale.flatten(1).numpy() for scale in self._scale(params)]))
+        return inner._replace(moments=np.stack([scale.float().flatten(1).numpy() for scale in self._scale(params)]))
 
     def to_env(self, actions: Array) -> Array:
         """As the wrapped policy."""
@@ -176,8 +186,9 @@ class NormalizedPolicy:
         return {name: value for name, value in params.items() if not name.startswith(self.PREFIX)}
 
     def _scale(self, params: Params) -> tuple[Tensor, Tensor]:
+        """Return the means and standard deviations, `[S, *D]`, in double precision."""
         known = self._moments(params)
-        return known["mean"].float(), _std(known).float()
+        return known["mean"], _std(known)
 
 
 def reward_buffers(num_envs: int) -> Params:

@@ -160,7 +160,9 @@ def locate(ref: str, home: Home, tracking_uri: str | None = None) -> Path | list
         return find(ref, home, tracking_uri)
     except (UnknownName, StoreError) as error:
         why = f"has no {DESCRIPTION}" if folder.is_dir() else "doesn't exist"
-        raise type(error)(f'{error} Nor is it a saved policy: the folder "{folder}" {why}.') from error
+        raise type(error)(
+            f'{str(error).removesuffix(".")}. Nor is it a saved policy: the folder "{folder}" {why}.'
+        ) from error
 
 
 def policy_of_run(found: Found, catalog: PluginCatalog) -> PlayablePolicy:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pgzoo.envs.checks import blame_environment, environment_id, read_reset, read_reward, read_step
 from pgzoo.envs.single import action_mask, make_single
-from pgzoo.errors import EnvError, UsageError
+from pgzoo.errors import EnvError, StoreError, UsageError
 from pgzoo.export.bundle import LoadedPolicy
 from pgzoo.extras import install_hint, present
 from pgzoo.quiet import shared
@@ -61,6 +61,7 @@ def record(
 
     Raises:
         EnvError: the environment can't render frames. A file at `path` stays as it was.
+        StoreError: the folder of `path` can't be written.
     """
     import imageio.v2 as imageio
 
@@ -71,6 +72,10 @@ def record(
                 f"{request.id} can't render frames: its render modes are {env.metadata.get('render_modes')}."
             )
         fps = env.metadata.get("render_fps", 30)
+        try:
+            part.touch()  # ffmpeg's own error would not say why the file can't be written
+        except OSError as error:
+            raise StoreError(f"Can't write {path}: {error.strerror}.") from error
         writer: Any = imageio.get_writer(part, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)
         try:
             with closing(writer):  # imageio leaves it open if an exception is raised

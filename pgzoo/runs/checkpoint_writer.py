@@ -38,6 +38,7 @@ class CheckpointWriter:
     sync: Callable[[str], bool]
     warned: bool = False
     unsaved: set[str] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
 
     def __call__(self, progress: Progress, members: tuple[int, ...]) -> None:
         """Write a checkpoint of each of these members. If the disk is full, warn and continue without it."""
@@ -48,16 +49,20 @@ class CheckpointWriter:
             one, about = one_member(progress.state, member), self._about(progress, member)
             score = float(np.nanmean(recent)) if np.isfinite(recent).any() and not np.isinf(recent).any() else None
             if not self.sync(key) and progress.statuses[member] == "running":
-                _log.warning(
-                    "The checkpoint of run %s isn't written, because its journal can't be written: a run resumed from "
-                    "it would lack the records in between. Training continues.",
-                    key,
+                self._warn_once(
+                    f"The checkpoint of run {key} isn't written, because its journal can't be written: a run resumed "
+                    "from it would lack the records in between. Training continues."
                 )
                 continue
             try:
                 checkpoint.save(self.runs / key / checkpoint.FOLDER_NAME, one, about, score=score)
             except OSError as error:
-                _log.warning("The checkpoint of run %s can't be written: %s. Training continues.", key, error.strerror)
+                self._warn_once(f"The checkpoint of run {key} can't be written: {error.strerror}. Training continues.")
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            _log.warning("%s", text)
 
     def _about(self, progress: Progress, member: int) -> dict[str, Any]:
         """Return what is stored beside a member's state, as plain data."""

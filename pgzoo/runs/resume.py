@@ -169,10 +169,15 @@ def _has_steps_left(config: RunConfig, at: Checkpoint) -> bool:
 
 
 def _check_unlocked(found: Found) -> None:
-    """Raise StoreError if another process is writing the run."""
+    """Raise StoreError if another process is writing the run, or its folder can't be written."""
     if found.path is None:
         return
-    free = lock(found.path / "lock", timeout=LOCK_WAIT)  # the uploader holds it briefly, too
+    try:
+        free = lock(found.path / "lock", timeout=LOCK_WAIT)  # the uploader holds it briefly, too
+    except OSError as error:
+        raise StoreError(
+            f"Can't write to the folder of run {found.run_key}, {found.path}: {error.strerror}."
+        ) from error
     if free is None:
         raise StoreError(f"Run {found.run_key} is being written by another process; wait for it to end.")
     free.release()

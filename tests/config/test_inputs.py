@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pgzoo.cli.options import _scalar
 from pgzoo.config import Layer, RunConfig, read_yaml
 from pgzoo.errors import CheckpointError, ConfigError, UsageError
 from pgzoo.registry import PluginCatalog
@@ -148,6 +149,14 @@ def test_hostile_yaml_is_rejected_with_a_one_line_message(tmp_path: Path, text: 
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / "run.yaml")
     assert str(caught.value).endswith(message) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "2E4", "-1e+2", "+3e0"])
+def test_a_number_with_an_exponent_needs_no_dot(tmp_path: Path, text: str) -> None:
+    """The keywords of an environment have no type by which a text could be read."""
+    (tmp_path / "run.yaml").write_text(f"env_kwargs: {{x: {text}, y: '{text}', z: e5}}\n")
+    assert read_yaml(tmp_path / "run.yaml").values == {"env_kwargs": {"x": float(text), "y": text, "z": "e5"}}
+    assert _scalar(text) == float(text) and _scalar("1e") == "1e"
 
 
 def test_a_yaml_alias_of_an_earlier_value_is_accepted(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_a_worker_accepts_an_array_of_one_flag() -> None:
     envs.close()
 
 
-@pytest.mark.parametrize("flag", ["False", np.array([True, False]), [], {}], ids=repr)
+@pytest.mark.parametrize("flag", ["False", np.array([True, False]), [], {}, -0.5, float("nan"), 2], ids=repr)
 def test_a_flag_that_is_not_one_bool_is_refused(flag: Any) -> None:
     with pytest.raises(EnvError, match=r'"odd/Returns-v0" returned .* as terminated from step; expected one bool\.'):
         inspect_environment(request("Returns", ended=flag, obs=np.zeros(3, np.float32)))

@@ -147,7 +147,8 @@ def test_one_observation_gives_one_action_and_a_stack_gives_a_stack(make: Make, 
     stack = np.array([observation.sample() for _ in range(7)])
     assert policy.act(stack[0]).shape == (2,)
     assert policy.act(stack).shape == (7, 2)
-    assert np.allclose(policy.act(stack, deterministic=True)[3], policy.act(stack[3], deterministic=True))
+    alone = policy.act(stack[3], deterministic=True)
+    assert np.allclose(policy.act(stack, deterministic=True)[3], alone, atol=1e-6)  # rounding depends on the size
     assert policy.act(stack[:1]).shape == (1, 2)
     assert policy.act(stack[:0]).shape == (0, 2)
 

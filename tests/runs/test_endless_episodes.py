@@ -19,7 +19,7 @@ import endless
 import pgzoo
 from pgzoo.config import Layer
 from pgzoo.envs.choice import inspect_environment
-from pgzoo.errors import RunFailed
+from pgzoo.errors import RunFailed, StoreError
 from pgzoo.registry import PluginCatalog
 from pgzoo.runs.result import Result
 from pgzoo.runs.runner import compose, run_config
@@ -116,6 +116,8 @@ def test_a_video_of_an_endless_episode_stops_at_max_steps(
     assert returns == [4.0, 4.0]
     assert seen == [(episode, frames) for episode in (1, 2) for frames in (1, 2, 3, 4)]
     assert "episode 2 had not ended after 4 steps; the video stops there" in caplog.text
+    with pytest.raises(StoreError, match=r"Can't write .*v\.mp4/w\.mp4: Not a directory"):
+        record(result.policy(), request, tmp_path / "v.mp4" / "w.mp4", rng=rng, max_steps=4)
 
 
 @pytest.mark.parametrize(("small", "shown"), [((210, 160), (420, 320)), ((5, 7), (215, 301)), ((400, 600), (400, 600))])

@@ -229,6 +229,40 @@ def test_a_run_that_another_process_is_training_cannot_be_resumed(
             trainer.kill()
 
 
+def test_a_run_whose_folder_cannot_be_written_is_not_resumed(
+    trained: Train, home: Home, catalog: PluginCatalog
+) -> None:
+    whole = trained()
+    (run,) = home.runs.iterdir()
+    (run / "lock").unlink(missing_ok=True)
+    (run / "lock").mkdir()  # opening it fails for root, too
+    with pytest.raises(StoreError, match=rf"Can't write to the folder of run {run.name}, {run}: Is a directory"):
+        again(catalog, home, whole.group)
+
+
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+from pgzoo.cli.main import main
+sys.argv[0] = "pgzoo"
+main()
+"""
+"""Runs pgzoo with a limit of 8 KiB per file, so that neither the whole journal nor a checkpoint can be written."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a file's size can only be set on Linux")
+def test_a_run_that_lost_records_exits_with_1_and_suggests_to_resume_it(home: Home) -> None:
+    options = "--env CartPole-v1 --compile off --total-steps 3000 --log-every 20 --eval-episodes 2 --tracking-uri none"
+    words = [sys.executable, "-c", FULL_DISK, "run", "a2c", "--backend", "sync", *options.split(), "--no-progress"]
+    child = subprocess.run(words, capture_output=True, text=True)
+    assert child.returncode == 1 and "Lost because the disk was full: " in child.stderr, child.stderr
+    assert "Next      pgzoo resume " in child.stdout and "pgzoo evaluate" not in child.stdout
+    assert child.stderr.count("The checkpoint of run ") == 1
+    (run,) = home.runs.iterdir()
+    again = subprocess.run([sys.executable, "-m", "pgzoo", "resume", run.name], capture_output=True, text=True)
+    assert again.returncode == 0 and (run / "artifacts" / "policy").is_dir(), again.stderr
+
+
 def test_resuming_with_fewer_steps_than_are_done_is_refused(trained: Train, home: Home, catalog: PluginCatalog) -> None:
     whole = trained()
     shutil.rmtree(checkpoints(home, whole)[-1])

@@ -7,18 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from pgzoo.envs.spec import make_spec
 from pgzoo.errors import UnfitError
 from pgzoo.export.bundle import LoadedPolicy, load_policy
 from pgzoo.ops.members import select
+from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.registry import PluginCatalog
 from pgzoo.training.engine import Engine
 from pgzoo.training.events import EpisodesFinished, Event, RunEnded
 from pgzoo.training.loop import train
-from pgzoo.types import Episodes, Steps, TrainState, Trajectory
+from pgzoo.types import ActorInputs, Episodes, Inputs, Steps, TrainState, Trajectory
 
 MakePlan = Callable[..., Any]
 COLLECTIONS = {"windows": Steps(7), "episodes": Episodes(2)}
@@ -148,3 +151,23 @@ def test_reported_returns_are_not_normalized(plan: MakePlan) -> None:
         _, events, _ = watch(plan, "windows", env="probe/Scripted-v0", normalize_reward=normalize)
         reported.append([r.tolist() for e in events if isinstance(e, EpisodesFinished) for r in e.returns])
     assert reported[0] == reported[1] and max(max(r, default=0) for r in reported[0]) > 1000
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.int32, np.float32, np.uint8])
+def test_observations_with_a_large_mean_are_normalized_alike_in_acting_and_learning(
+    catalog: PluginCatalog, dtype: Any
+) -> None:
+    """In single precision, a time in seconds since 1970 would be rounded to two minutes."""
+    offset = {np.uint8: 200, np.float32: 1000}.get(dtype, 1_700_000_063)
+    space = gym.spaces.Box(0, 255 if dtype is np.uint8 else 2e9, (1,), dtype)
+    entry = catalog.get("policy", "mlp")
+    settings, spec = entry.load_config()(hidden=(4,)), make_spec(space, gym.spaces.Discrete(2))
+    policy = NormalizedPolicy(entry.load()(settings, spec, frozenset()), spec)
+    obs = np.array([offset - 1, offset + 1, offset - 1, offset + 1], dtype)[:, None]
+    batch = torch.from_numpy(obs)[None, None]
+    params = {name: value[None] for name, value in policy.init(np.random.default_rng(0)).items()}
+    buffers = {name: value[None] for name, value in policy.buffers().items()}
+    params |= policy.absorb(buffers, batch, torch.ones(1, 1, 4, dtype=torch.bool))
+    assert policy.normalize(params, batch).flatten().tolist() == pytest.approx([-1, 1, -1, 1])
+    acted = policy.actor(params)(ActorInputs(obs[None]), None)[0]
+    np.testing.assert_array_equal(acted, policy.apply(params, Inputs(batch)).dist.mode()[:, 0])

@@ -18,7 +18,7 @@ from pgzoo.ops.acting import memory_size
 from pgzoo.ops.heads import ObsEncoder
 from pgzoo.ops.normalize import NormalizedPolicy
 from pgzoo.protocols import Algorithm, Diagnostic, EnvBackend, EnvState, Policy
-from pgzoo.types import INFO, Collection, EnvRequest, Inputs, Need, Output, Params, Spec, TrainState
+from pgzoo.types import INFO, Collection, EnvRequest, Inputs, Need, NoiseKind, Output, Params, Spec, TrainState
 
 __all__ = [
     "POLICY",
@@ -195,7 +195,7 @@ def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], 
 
     Raises:
         UnfitError: it doesn't fit the environment or the needs.
-        PluginError: the factory returned something else than a policy.
+        PluginError: the factory returned something else than a policy, or one with an unknown kind of noise.
     """
     policy: Policy = factory(settings, spec, needs & POLICY_NEEDS)
     if not all(callable(getattr(policy, name, None)) for name in ("init", "apply")):
@@ -203,4 +203,6 @@ def make_policy(factory: Any, settings: Any, spec: Spec, needs: frozenset[str], 
         raise PluginError(
             f"{name} returned {policy!r:.60}; it must return a policy, with the methods of pgzoo.protocols.Policy."
         )
+    if (noise := getattr(policy, "noise", None)) not in (known := get_args(NoiseKind)):
+        raise PluginError(f"its attribute noise is {noise!r}; it must be one of {', '.join(known)}.")
     return NormalizedPolicy(policy, spec) if normalize_obs else policy

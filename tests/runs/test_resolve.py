@@ -19,7 +19,7 @@ from pgzoo.algorithms.ppo import PPOConfig
 from pgzoo.cli.options import given_settings, option_of, options
 from pgzoo.config import AlgorithmConfig, ComponentConfig, Layer, RunConfig, read_yaml
 from pgzoo.config.renaming import _warn_once, with_current_names
-from pgzoo.errors import ConfigError, UnfitError, UnknownName
+from pgzoo.errors import ConfigError, PluginError, UnfitError, UnknownName
 from pgzoo.registry import PluginCatalog, PluginInfo, Registry
 from pgzoo.runs.resolve import compose, resolve
 from pgzoo.types import Steps
@@ -540,3 +540,11 @@ def test_settings_of_the_policy_without_effect_are_accepted_from_files_and_as_de
     assert plan.config.asked == {"log_std", "rescale", "distribution"}
     pgzoo.plan("ppo", env="Pendulum-v1", policy={"distribution": "tanh", "rescale": True})  # tanh rescales anyway
     assert pgzoo.plan("ars", env="CartPole-v1").config.policy.settings.log_std == -5
+
+
+def test_a_policy_with_an_unknown_kind_of_noise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its actions would be drawn from another distribution than its log-probabilities are of."""
+    monkeypatch.setattr(Stub, "noise", "gaussian")
+    said = "its attribute noise is 'gaussian'; it must be one of uniform, normal, logistic"
+    with pytest.raises(PluginError, match=said):
+        pgzoo.plan("reinforce", env="CartPole-v1", preset="none", policy={"name": Stub})
